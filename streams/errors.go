@@ -1,0 +1,49 @@
+package streams
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Errors of publishing, to be told apart with errors.Is.
+var (
+	// ErrNoStream: no app declares the capability as async, so nothing would
+	// ever read the event.
+	ErrNoStream = errors.New("no app takes events of this capability")
+	// ErrStreamFull: the stream has reached its limit, and nothing was stored.
+	ErrStreamFull = errors.New("the stream is full")
+	// ErrTooLarge: the message is larger than the stream takes.
+	ErrTooLarge = errors.New("the event is too large")
+	// ErrUnavailable: NATS or JetStream doesn't answer; the event may or may
+	// not have been stored. Publish it again with the same id.
+	ErrUnavailable = errors.New("JetStream doesn't answer")
+)
+
+// publishError says what an error of a JetStream publish means and what to do.
+func publishError(err error, id EndpointID) error {
+	var api *jetstream.APIError
+	switch {
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, jetstream.ErrStreamNotFound):
+		return fmt.Errorf("publish %s: %w (apply a manifest that declares it with \"async\": true)", id, ErrNoStream)
+	case errors.Is(err, nats.ErrMaxPayload):
+		return fmt.Errorf("publish %s: %w: at most %d KiB of JSON", id, ErrTooLarge, MaxPayload>>10)
+	case errors.As(err, &api):
+		return fmt.Errorf("publish %s: %w", id, storeError(api))
+	default:
+		return fmt.Errorf("publish %s: %w: %w (publishing again with the same id is safe)", id, ErrUnavailable, err)
+	}
+}
+
+func storeError(api *jetstream.APIError) error {
+	switch api.ErrorCode {
+	case 10077, 10023, 10047: // stream store failed (maximum bytes exceeded), insufficient resources, storage
+		return fmt.Errorf("%w: %w; try again when apps have caught up", ErrStreamFull, api)
+	case jetstream.JSErrCodeStreamMessageExceedsMaximum:
+		return fmt.Errorf("%w: %w; at most %d KiB of JSON", ErrTooLarge, api, MaxPayload>>10)
+	default:
+		return api
+	}
+}

@@ -1,0 +1,177 @@
+package streams
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams/bucket"
+)
+
+// GateState is why an endpoint gets no traffic, or only a little.
+type GateState string
+
+// The states that the breakers bucket records. An endpoint without an entry is
+// closed: traffic flows.
+const (
+	// GateOpen: the breaker tripped; a probe is let through after Until.
+	GateOpen GateState = "open"
+	// GateHalfOpen: probes are being made.
+	GateHalfOpen GateState = "half-open"
+	// GateForced: an operator opened the breaker; it stays so until reset.
+	GateForced GateState = "forced-open"
+	// GateDisabled: the app answered 410, or an operator disabled the
+	// endpoint. Its events become dead letters until it is enabled.
+	GateDisabled GateState = "disabled"
+)
+
+// Gate is one endpoint's entry in the breakers bucket, shared by all replicas.
+type Gate struct {
+	Capability string    `json:"capability"`
+	App        string    `json:"app"`
+	State      GateState `json:"state"`
+	// Since is when the state began.
+	Since time.Time `json:"since"`
+	// Until is when an open gate lets a probe through. Zero for other states.
+	Until time.Time `json:"until,omitzero"`
+	// Reason says in words why.
+	Reason string `json:"reason,omitempty"`
+	// By is the replica, or the person, that set it.
+	By string `json:"by,omitempty"`
+}
+
+// ID returns the gate's endpoint.
+func (g Gate) ID() EndpointID { return EndpointID{Capability: g.Capability, App: g.App} }
+
+// Gates reads and writes the breakers bucket.
+type Gates struct{ kv jetstream.KeyValue }
+
+// NewGates returns the gates that are kept in kv, the breakers bucket.
+func NewGates(kv jetstream.KeyValue) *Gates { return &Gates{kv: kv} }
+
+// Set records the gate of its endpoint, whatever was there before.
+func (s *Gates) Set(ctx context.Context, g Gate) error {
+	_, err := s.SetUnless(ctx, g, func(Gate) bool { return false })
+	return err
+}
+
+// errKept says that a gate was left as it is.
+var errKept = errors.New("the gate was left as it is")
+
+// SetUnless records the gate unless the endpoint has one now for which keep
+// answers true: a trip must not overwrite what an operator decided. It reports
+// whether the gate was written.
+func (s *Gates) SetUnless(ctx context.Context, g Gate, keep func(Gate) bool) (bool, error) {
+	value, err := json.Marshal(g)
+	if err != nil {
+		return false, err
+	}
+	_, _, err = bucket.Swap(ctx, s.kv, gateKey(g.ID()), func(old []byte) ([]byte, error) {
+		// A value that is no gate is overwritten: nobody could mean it.
+		if now, err := decodeGate(gateKey(g.ID()), old); old != nil && err == nil && keep(now) {
+			return nil, errKept
+		}
+		return value, nil
+	})
+	switch {
+	case errors.Is(err, errKept):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("record %s as %s: %w", g.ID(), g.State, err)
+	}
+	return true, nil
+}
+
+// ClearIf removes the endpoint's gate, which closes it, when match answers
+// true for it. It reports whether there was one to remove.
+func (s *Gates) ClearIf(ctx context.Context, id EndpointID, match func(Gate) bool) (bool, error) {
+	for {
+		now, revision, err := s.get(ctx, id)
+		if err != nil || revision == 0 || !match(now) {
+			return false, err
+		}
+		// Somebody else's change in between is looked at again.
+		if err := bucket.Remove(ctx, s.kv, gateKey(id), revision); !errors.Is(err, bucket.ErrConflict) {
+			return err == nil, err
+		}
+	}
+}
+
+// Get returns the endpoint's gate, and false when it is closed.
+func (s *Gates) Get(ctx context.Context, id EndpointID) (Gate, bool, error) {
+	g, revision, err := s.get(ctx, id)
+	return g, revision != 0, err
+}
+
+func (s *Gates) get(ctx context.Context, id EndpointID) (Gate, uint64, error) {
+	value, revision, err := bucket.Read(ctx, s.kv, gateKey(id))
+	if err != nil || revision == 0 {
+		return Gate{}, 0, err
+	}
+	g, err := decodeGate(gateKey(id), value)
+	return g, revision, err
+}
+
+// List returns every gate that isn't closed, by capability and app.
+func (s *Gates) List(ctx context.Context) ([]Gate, error) {
+	entries, err := bucket.List(ctx, s.kv)
+	if err != nil {
+		return nil, err
+	}
+	gates := make([]Gate, 0, len(entries))
+	for _, e := range entries {
+		g, err := decodeGate(e.Key(), e.Value())
+		if err != nil {
+			return nil, err
+		}
+		gates = append(gates, g)
+	}
+	return gates, nil
+}
+
+// Watch calls apply for every gate, and with nil when one is gone, until ctx
+// ends; loaded is called once, when all that was there has been applied. It
+// survives the loss of the connection, and returns an error only when the
+// connection was closed for good.
+func (s *Gates) Watch(ctx context.Context, log *slog.Logger, loaded func(), apply func(EndpointID, *Gate)) error {
+	return bucket.Watch(ctx, s.kv, log, func(c bucket.Change) {
+		switch {
+		case c.Loaded:
+			loaded()
+		case c.Removed:
+			apply(gateID(c.Key), nil)
+		default:
+			g, err := decodeGate(c.Key, c.Value)
+			if err != nil {
+				log.Error("an entry of the breakers bucket was ignored", "error", err)
+				return
+			}
+			apply(g.ID(), &g)
+		}
+	})
+}
+
+func gateKey(id EndpointID) string { return id.Capability + "." + id.App }
+
+func gateID(key string) EndpointID {
+	capability, app, _ := strings.Cut(key, ".")
+	return EndpointID{Capability: capability, App: app}
+}
+
+// decodeGate reads an entry; its key decides on the endpoint, so that a value
+// put by hand can't speak for another one.
+func decodeGate(key string, value []byte) (Gate, error) {
+	g := Gate{}
+	if err := json.Unmarshal(value, &g); err != nil {
+		return Gate{}, fmt.Errorf("entry %q of bucket %s is not a gate: %w", key, BreakersBucket, err)
+	}
+	id := gateID(key)
+	g.Capability, g.App = id.Capability, id.App
+	return g, nil
+}

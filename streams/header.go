@@ -1,0 +1,41 @@
+package streams
+
+// Headers that a service may set on an event or a call.
+const (
+	// HeaderMsgID is the event's id and JetStream's de-duplication key. It
+	// reaches the app as X-Request-ID.
+	HeaderMsgID = "Nats-Msg-Id"
+	// HeaderTimeoutMs is, on a call, the caller's remaining patience in milliseconds.
+	HeaderTimeoutMs = "X-Timeout-Ms"
+	// HeaderTraceParent and HeaderTraceState are the W3C trace context,
+	// passed on to the app as they are.
+	HeaderTraceParent = "traceparent"
+	HeaderTraceState  = "tracestate"
+)
+
+// Headers that Backstop sets. On an event in its own lane they carry what the
+// broker's delivery count can't: how many requests were really made.
+const (
+	// HeaderID carries the event's id where Nats-Msg-Id is taken by another
+	// purpose: in lanes, copies of a broadcast, replays and dead letters.
+	HeaderID = "Backstop-Id"
+	// HeaderOrigin names the accepted publish that an event comes from; see
+	// Event.Origin.
+	HeaderOrigin = "Backstop-Origin"
+	// HeaderAttempts is the number of requests made so far.
+	HeaderAttempts = "Backstop-Attempts"
+	// HeaderHops is the number of times that the event was parked.
+	HeaderHops = "Backstop-Hops"
+	// HeaderNotBefore is the earliest time of the next attempt (RFC 3339).
+	HeaderNotBefore = "Backstop-Not-Before"
+	// HeaderPublishedAt is when the event was accepted (RFC 3339 with fraction).
+	HeaderPublishedAt = "Backstop-Published-At"
+
+	// The rest describe a dead letter.
+	HeaderApp        = "Backstop-App"
+	HeaderCapability = "Backstop-Capability"
+	HeaderReason     = "Backstop-Reason"
+	HeaderError      = "Backstop-Error"
+	HeaderStatus     = "Backstop-Status"
+	HeaderFailedAt   = "Backstop-Failed-At"
+)

@@ -1,0 +1,134 @@
+package streams
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+)
+
+// EndpointID names an endpoint: one app's webhook for one capability. It is
+// the unit of timeout, breaker, retry and metrics. An empty App stands for a
+// broadcast, which has no endpoint of its own.
+type EndpointID struct {
+	Capability string
+	App        string
+}
+
+// String returns "capability/app", the form that logs and tables use.
+func (e EndpointID) String() string { return e.Capability + "/" + e.App }
+
+// Kind is the first token of a subject: what a message on it is.
+type Kind string
+
+// The kinds of subject. Services publish on Events and request on Calls;
+// everything else is Backstop's own.
+const (
+	Events   Kind = "events"
+	Calls    Kind = "calls"
+	Lanes    Kind = "lanes"
+	DLQ      Kind = "dlq"
+	Results  Kind = "results"
+	Attempts Kind = "attempts"
+	Notices  Kind = "notices"
+)
+
+// NoApp is the app token in the dead-letter subject of a broadcast that no app
+// could receive. An app can't have this name: names start with a letter or digit.
+const NoApp = "_"
+
+// Subject returns "<kind>.<capability>.<app>", or "<kind>.<capability>" when
+// the endpoint has no app.
+func (e EndpointID) Subject(k Kind) string {
+	if e.App == "" {
+		return string(k) + "." + e.Capability
+	}
+	return string(k) + "." + e.Capability + "." + e.App
+}
+
+// DeadLetterSubject returns where the endpoint's dead letters are stored:
+// "dlq.<capability>.<app>", with NoApp in the place of a missing app.
+func (e EndpointID) DeadLetterSubject() string {
+	if e.App == "" {
+		e.App = NoApp
+	}
+	return e.Subject(DLQ)
+}
+
+// NoticeSubject returns "notices.<kind>".
+func NoticeSubject(kind string) string { return string(Notices) + "." + kind }
+
+// ParseSubject splits "<kind>.<capability>.<app>" or "<kind>.<capability>". It
+// checks the shape and not the alphabet: a publisher may have used any token
+// that NATS allows, and such an event has to be dead-lettered under its own
+// name rather than refused. In a dead letter's subject NoApp becomes an empty App.
+func ParseSubject(subject string) (Kind, EndpointID, error) {
+	tokens := strings.Split(subject, ".")
+	if len(tokens) < 2 || len(tokens) > 3 {
+		return "", EndpointID{}, fmt.Errorf("subject %q is not <kind>.<capability>[.<app>]", subject)
+	}
+	for _, t := range tokens {
+		if t == "" || t == "*" || t == ">" {
+			return "", EndpointID{}, fmt.Errorf("subject %q has an empty or wildcard token", subject)
+		}
+	}
+	k, id := Kind(tokens[0]), EndpointID{Capability: tokens[1]}
+	// "_" means "no app" only where we wrote it: an event published to
+	// events.analytics._ is for an app that can't exist, not a broadcast.
+	if len(tokens) == 3 && (k != DLQ || tokens[2] != NoApp) {
+		id.App = tokens[2]
+	}
+	switch k {
+	case Events, Calls, Lanes, DLQ, Results, Attempts:
+		return k, id, nil
+	default:
+		return "", EndpointID{}, fmt.Errorf("subject %q: %q is not a kind of subject that has endpoints", subject, tokens[0])
+	}
+}
+
+// The streams that exist once. Each capability adds one more; see EventStream.
+const (
+	LaneStream       = "LANES"
+	DeadLetterStream = "DLQ"
+	ResultStream     = "RESULTS"
+	NoticeStream     = "NOTICES"
+	AttemptStream    = "ATTEMPTS"
+	AdvisoryStream   = "ADVISORIES"
+)
+
+// EventStreamPrefix starts the name of every capability's stream.
+const EventStreamPrefix = "EVENTS_"
+
+// EventConsumer is the durable that every capability's stream has: the shared
+// lane of all healthy endpoints, pulled by all replicas.
+const EventConsumer = "webhooks"
+
+// AdvisoryConsumer is the durable that reads ADVISORIES.
+const AdvisoryConsumer = "deadletters"
+
+// EventStream returns the name of a capability's stream, "EVENTS_<capability>".
+func EventStream(capability string) string { return EventStreamPrefix + capability }
+
+// LaneConsumer returns the name of the endpoint's own durable on LANES:
+// "<capability>__<app>". Names may hold "__" themselves, which would let two
+// endpoints claim one durable ("a__b"+"c", "a"+"b__c"); those rare ones get a
+// hash of their subject behind the name.
+func (e EndpointID) LaneConsumer() string {
+	name := e.Capability + "__" + e.App
+	if strings.Count(name, "__") == 1 && !strings.Contains(name, "___") {
+		return name
+	}
+	sum := sha256.Sum256([]byte(e.Subject(Lanes)))
+	return name + "--" + hex.EncodeToString(sum[:4])
+}
+
+// The buckets, all JetStream key-value.
+const (
+	AppsBucket     = "apps"     // app → manifest
+	BreakersBucket = "breakers" // <capability>.<app> → gate: open, forced open, disabled
+	SecretsBucket  = "secrets"  // app → sealed signing secrets
+	CacheBucket    = "cache"    // answers for the cached fallback
+	PendingBucket  = "pending"  // calls that wait for a person
+	HealthBucket   = "health"   // app → last health check
+	LeasesBucket   = "leases"   // singleton task → replica
+)
