@@ -1,0 +1,109 @@
+package embedded
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A disk that fills is made of a limit on the size of files: a failed write is
+// a failed write, and this one needs no privilege. Not to be run in parallel,
+// since the limit is the whole process's.
+func TestHealthTellsOfFailedWrites(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, Config{DataDir: dir})
+	js, _ := makeStream(t, s)
+	publish(t, js, "kept")
+	if err := s.Health(); err != nil {
+		t.Fatalf("healthy, and yet: %v", err)
+	}
+
+	limitFileSize(t, probeSize/2)
+	checkMessage(t, s.Health(), envDataDir, dir, "file too large")
+
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := js.Publish(ctx, "s.a", make([]byte, probeSize)); err == nil {
+		t.Fatal("the publish was acknowledged, though it can't have been written")
+	}
+
+	// Room again: the disk is fine, the stream is not, until a restart.
+	limitFileSize(t, ^uint64(0))
+	checkMessage(t, s.Health(), "JetStream can't take writes", "write error")
+	js.Conn().Close()
+	s.Shutdown(t.Context())
+
+	s = start(t, Config{DataDir: dir})
+	js, stream := makeStream(t, s)
+	if err := s.Health(); err != nil {
+		t.Errorf("after the restart: %v", err)
+	}
+	publish(t, js, "and on")
+	if msg, err := stream.GetMsg(t.Context(), 1); err != nil || string(msg.Data) != "kept" {
+		t.Errorf("what was acknowledged before: %v, %v", msg, err)
+	}
+}
+
+// A process killed while it makes a stream, or a failing disk, can leave a
+// stream without its description. nats-server then goes on without the stream;
+// making it again, as Backstop does at each start, brings everything back. That
+// is why Start doesn't refuse such a store.
+func TestDamagedStreamIsRepairedByMakingItAgain(t *testing.T) {
+	dir := t.TempDir()
+	consumer := jetstream.ConsumerConfig{Durable: "d", AckPolicy: jetstream.AckExplicitPolicy}
+
+	s := start(t, Config{DataDir: dir})
+	js, stream := makeStream(t, s)
+	publish(t, js, "acked")
+	publish(t, js, "pending")
+	c, err := stream.CreateOrUpdateConsumer(t.Context(), consumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, err := c.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := msg.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	js.Conn().Close()
+	s.Shutdown(t.Context())
+	if err := os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", "S", "meta.inf")); err != nil {
+		t.Fatal(err)
+	}
+
+	s = start(t, Config{DataDir: dir})
+	checkMessage(t, s.Health(), "$G > S", "could not be recovered")
+	_, stream = makeStream(t, s)
+	if err := s.Health(); err != nil {
+		t.Errorf("after making it again: %v", err)
+	}
+	if c, err = stream.CreateOrUpdateConsumer(t.Context(), consumer); err != nil {
+		t.Fatal(err)
+	}
+	if msg, err = c.Next(); err != nil || string(msg.Data()) != "pending" {
+		t.Errorf("next is %v, %v, want the one that was not acked", msg, err)
+	}
+}
+
+func limitFileSize(t *testing.T, bytes uint64) {
+	t.Helper()
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: min(bytes, was.Max), Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
+			t.Error(err)
+		}
+	})
+}
