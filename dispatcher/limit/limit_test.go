@@ -1,0 +1,336 @@
+package limit_test
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"backstop/dispatcher/limit"
+	"backstop/streams"
+	"backstop/streams/manifest"
+)
+
+const (
+	event = false
+	call  = true
+)
+
+func endpoint(concurrency int, rate float64, async bool) manifest.Endpoint {
+	return manifest.Endpoint{
+		EndpointID:  streams.EndpointID{Capability: "analytics", App: "quiz"},
+		Concurrency: concurrency, RateLimit: rate, Async: async,
+	}
+}
+
+// fill acquires until it is refused, and returns the releases and the reason.
+func fill(l *limit.Limiter, kind bool) (releases []func(), reason limit.Reason) {
+	for {
+		release, reason, _ := l.Acquire(kind)
+		if reason != limit.None {
+			return releases, reason
+		}
+		releases = append(releases, release)
+	}
+}
+
+func TestConcurrency(t *testing.T) {
+	tests := []struct {
+		reason        string
+		concurrency   int
+		async         bool
+		events, calls int // what fits, events first
+	}{
+		{"events may have all of an endpoint that is made for them", 10, true, 10, 0},
+		{"half is kept for calls where events are not what it is for", 10, false, 5, 5},
+		{"half of an odd number is rounded down", 5, false, 2, 3},
+		{"one place is shared", 1, false, 1, 0},
+		{"no concurrency means one", 0, true, 1, 0},
+		{"a negative one too", -3, true, 1, 0},
+	}
+	for _, test := range tests {
+		l := limit.NewSet().Get(endpoint(test.concurrency, 0, test.async))
+		events, reason := fill(l, event)
+		if len(events) != test.events || reason != limit.Saturated {
+			t.Errorf("%s: %d events, then %d; want %d", test.reason, len(events), reason, test.events)
+		}
+		calls, reason := fill(l, call)
+		if len(calls) != test.calls || reason != limit.Saturated {
+			t.Errorf("%s: %d calls, then %d; want %d", test.reason, len(calls), reason, test.calls)
+		}
+		for _, release := range events {
+			release()
+			release() // a second time does nothing
+		}
+		if again, _ := fill(l, event); len(again) != test.events {
+			t.Errorf("%s: %d events after the release, want %d", test.reason, len(again), test.events)
+		}
+	}
+}
+
+func TestCallsMayHaveEverything(t *testing.T) {
+	l := limit.NewSet().Get(endpoint(6, 0, false))
+	calls, _ := fill(l, call)
+	if len(calls) != 6 {
+		t.Errorf("%d calls, want 6", len(calls))
+	}
+	if w := l.Window(); w != 1 {
+		t.Errorf("window %d beside 6 calls, want 1: never nothing, or nobody would look again", w)
+	}
+	calls[0]()
+	calls[1]()
+	if w := l.Window(); w != 2 {
+		t.Errorf("window %d beside 4 calls of 6, want 2", w)
+	}
+}
+
+func TestWindow(t *testing.T) {
+	l := limit.NewSet().Get(endpoint(100, 0, true))
+	expect := func(want int, why string) {
+		t.Helper()
+		if got := l.Window(); got != want {
+			t.Errorf("window %d, want %d: %s", got, want, why)
+		}
+	}
+	expect(8, "of an endpoint of which nothing is known")
+	for range 8 {
+		l.Observe(true)
+	}
+	expect(16, "doubled when all in flight were answered")
+	for range 1000 {
+		l.Observe(true)
+	}
+	expect(100, "up to the concurrency")
+	l.Observe(false)
+	expect(50, "halved")
+	for range 10 {
+		l.Observe(false)
+	}
+	expect(1, "but never nothing")
+	l.Observe(true)
+	expect(2, "and it comes back")
+
+	if w := limit.NewSet().Get(endpoint(3, 0, true)).Window(); w != 3 {
+		t.Errorf("window %d of an endpoint that takes 3", w)
+	}
+	if w := limit.NewSet().Get(endpoint(10, 0, false)).Window(); w != 5 {
+		t.Errorf("window %d of an endpoint that keeps 5 of 10 for calls", w)
+	}
+}
+
+// A dispatcher that keeps to the window holds few requests at an app that
+// hangs, even when it was fast before.
+func TestHangingAppHoldsLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := limit.NewSet().Get(endpoint(256, 0, true))
+		for range 300 {
+			l.Observe(true)
+		}
+		var inFlight, begun atomic.Int64
+		var wg sync.WaitGroup
+		stop := time.Now().Add(10 * time.Minute)
+		for time.Now().Before(stop) {
+			for int(inFlight.Load()) < l.Window() {
+				release, reason, _ := l.Acquire(event)
+				if reason != limit.None {
+					t.Fatalf("refused with %d in flight", inFlight.Load())
+				}
+				inFlight.Add(1)
+				begun.Add(1)
+				wg.Go(func() {
+					time.Sleep(30 * time.Second) // the timeout
+					l.Observe(false)
+					release()
+					inFlight.Add(-1)
+				})
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := inFlight.Load(); n > 1 {
+			t.Errorf("%d in flight after 10 minutes, want 1", n)
+		}
+		if n := begun.Load(); n > 256+30 {
+			t.Errorf("%d attempts in 10 minutes", n)
+		}
+		wg.Wait()
+	})
+}
+
+func TestRate(t *testing.T) {
+	tests := []struct {
+		rate        float64
+		burst, most int // at once, and in the first ten seconds
+	}{
+		{0.5, 1, 6},
+		{1, 1, 11},
+		{5, 1, 51},
+		{10, 1, 101},
+		{25, 3, 253},
+		{1000, 100, 10_100},
+	}
+	for _, test := range tests {
+		synctest.Test(t, func(t *testing.T) {
+			l := limit.NewSet().Get(endpoint(1_000_000, test.rate, true))
+			if d := l.TokenDelay(); d != 0 {
+				t.Errorf("%v/s: a token is there at first, but TokenDelay is %v", test.rate, d)
+			}
+			atOnce, reason := fill(l, event)
+			if len(atOnce) != test.burst || reason != limit.RateLimited {
+				t.Errorf("%v/s: %d at once, then %d; want %d", test.rate, len(atOnce), reason, test.burst)
+			}
+			total := len(atOnce)
+			for stop := time.Now().Add(10 * time.Second); ; {
+				_, reason, wait := l.Acquire(event)
+				if reason == limit.None {
+					total++
+					continue
+				}
+				if wait <= 0 || wait != l.TokenDelay() || wait > time.Duration(float64(time.Second)/test.rate)+time.Nanosecond {
+					t.Fatalf("%v/s: wait %v, TokenDelay %v", test.rate, wait, l.TokenDelay())
+				}
+				if time.Now().Add(wait).After(stop) {
+					break
+				}
+				time.Sleep(wait)
+				if d := l.TokenDelay(); d != 0 {
+					t.Fatalf("%v/s: still %v to wait after the wait", test.rate, d)
+				}
+			}
+			if total > test.most || total < test.most-1 {
+				t.Errorf("%v/s: %d in ten seconds, want %d", test.rate, total, test.most)
+			}
+		})
+	}
+}
+
+// A refusal for want of room costs no token.
+func TestSaturatedTakesNoToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := limit.NewSet().Get(endpoint(1, 1, true))
+		release, _, _ := l.Acquire(event)
+		time.Sleep(time.Second)
+		for range 5 {
+			if _, reason, _ := l.Acquire(event); reason != limit.Saturated {
+				t.Errorf("reason %d, want saturated", reason)
+			}
+		}
+		release()
+		if _, reason, _ := l.Acquire(event); reason != limit.None {
+			t.Errorf("reason %d, want none", reason)
+		}
+	})
+}
+
+// A rate next to nothing has no overflow.
+func TestTinyRate(t *testing.T) {
+	l := limit.NewSet().Get(endpoint(5, 1e-15, true))
+	fill(l, event)
+	if d := l.TokenDelay(); d != 24*time.Hour {
+		t.Errorf("delay %v, want a day", d)
+	}
+}
+
+func TestReconfigure(t *testing.T) {
+	set := limit.NewSet()
+	l := set.Get(endpoint(10, 0, true))
+	for range 10 {
+		l.Observe(true)
+	}
+	inFlight, _ := fill(l, event)
+
+	if set.Get(endpoint(4, 0, true)) != l {
+		t.Fatal("another limiter for the same endpoint")
+	}
+	if w := l.Window(); w != 4 {
+		t.Errorf("window %d, want 4", w)
+	}
+	for _, release := range inFlight[:6] {
+		release()
+	}
+	if more, reason := fill(l, event); len(more) != 0 || reason != limit.Saturated {
+		t.Errorf("%d beside the 4 that are left", len(more))
+	}
+	inFlight[6]()
+	if more, _ := fill(l, event); len(more) != 1 {
+		t.Errorf("%d more after a release, want 1", len(more))
+	}
+
+	set.Get(endpoint(4, 0, false)) // half is for calls from now on
+	if w := l.Window(); w != 2 {
+		t.Errorf("window %d, want 2", w)
+	}
+
+	set.Get(endpoint(100, 10, true)) // a rate limit comes
+	if more, reason := fill(l, event); len(more) != 1 || reason != limit.RateLimited {
+		t.Errorf("%d then %d, want 1 then rate-limited", len(more), reason)
+	}
+	set.Get(endpoint(100, 1000, true)) // changes
+	if d := l.TokenDelay(); d > time.Millisecond {
+		t.Errorf("delay %v at 1,000/s", d)
+	}
+	set.Get(endpoint(100, 0, true)) // and goes
+	if d := l.TokenDelay(); d != 0 {
+		t.Errorf("delay %v without a limit", d)
+	}
+
+	set.Remove(endpoint(1, 0, true).EndpointID)
+	if set.Get(endpoint(100, 0, true)) == l {
+		t.Error("a removed limiter came back")
+	}
+	inFlight[7]() // still may
+}
+
+// However many goroutines ask, there are never more in flight than may be.
+func TestConcurrentUse(t *testing.T) {
+	set := limit.NewSet()
+	var inFlight, events, refused atomic.Int64
+	var wg sync.WaitGroup
+	for g := range 16 {
+		wg.Go(func() {
+			for i := range 2000 {
+				l := set.Get(endpoint(6, 0, false))
+				kind := (i+g)%2 == 0
+				release, reason, _ := l.Acquire(kind)
+				if reason != limit.None {
+					refused.Add(1)
+					continue
+				}
+				if n := inFlight.Add(1); n > 6 {
+					t.Errorf("%d in flight", n)
+				}
+				if kind == event {
+					if n := events.Add(1); n > 3 {
+						t.Errorf("%d events in flight", n)
+					}
+				}
+				runtime.Gosched() // others meet it held
+				if kind == event {
+					events.Add(-1)
+				}
+				inFlight.Add(-1)
+				l.Observe(i%10 != 0)
+				release()
+			}
+		})
+	}
+	wg.Wait()
+	if refused.Load() == 0 {
+		t.Error("nothing was refused: the test tests nothing")
+	}
+}
+
+func BenchmarkAcquire(b *testing.B) {
+	set, ep := limit.NewSet(), endpoint(100, 0, true)
+	b.ReportAllocs()
+	for b.Loop() {
+		l := set.Get(ep)
+		release, reason, _ := l.Acquire(event)
+		if reason != limit.None {
+			b.Fatal(reason)
+		}
+		l.Observe(true)
+		release()
+	}
+}
