@@ -1,0 +1,106 @@
+package consumers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams"
+)
+
+// maxDeliverAdvisory is what is read of the broker's word that it gave up on a
+// message (io.nats.jetstream.advisory.v1.max_deliver).
+type maxDeliverAdvisory struct {
+	Stream     string `json:"stream"`
+	Consumer   string `json:"consumer"`
+	StreamSeq  uint64 `json:"stream_seq"`
+	Deliveries int    `json:"deliveries"`
+}
+
+// followAdvisories dead-letters, as crash_loop, what the broker gave up on:
+// such a message stays in its stream and is never handed out again. The
+// advisories are captured in a stream, so that those sent while nobody ran
+// count as well. It ends with ctx.
+func (p *Pipeline) followAdvisories(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := p.readAdvisories(ctx)
+		if err != nil && ctx.Err() == nil {
+			p.log.Warn("can't read advisories, trying again", "error", err)
+			sleep(ctx, pullRetry)
+		}
+	}
+}
+
+func (p *Pipeline) readAdvisories(ctx context.Context) error {
+	cons, err := p.js.Consumer(ctx, streams.AdvisoryStream, streams.AdvisoryConsumer)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		var failed error
+		_, err := pullOnce(ctx, cons, 64, pullExpiry, func(msg jetstream.Msg) {
+			if err := p.stranded(ctx, msg.Data()); err != nil {
+				failed = err
+				_ = msg.NakWithDelay(5 * time.Second)
+				return
+			}
+			_ = msg.DoubleAck(ctx)
+		})
+		if err := errors.Join(err, failed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stranded dead-letters the message that an advisory is about, and removes it
+// from where it is stuck. An advisory about somebody else's consumer is no
+// concern of ours.
+func (p *Pipeline) stranded(ctx context.Context, advisory []byte) error {
+	var a maxDeliverAdvisory
+	if err := json.Unmarshal(advisory, &a); err != nil {
+		p.log.Warn("an advisory that can't be read was dropped", "error", err)
+		return nil
+	}
+	shared := a.Consumer == streams.EventConsumer && strings.HasPrefix(a.Stream, streams.EventStreamPrefix)
+	if !shared && a.Stream != streams.LaneStream {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	stream, err := p.js.Stream(ctx, a.Stream)
+	if err != nil {
+		return err
+	}
+	raw, err := stream.GetMsg(ctx, a.StreamSeq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil // settled in the meantime
+	}
+	if err != nil {
+		return err
+	}
+	event, err := streams.DecodeRaw(raw)
+	if err != nil {
+		p.log.Error("the broker gave up on a message that is no event; it was left alone", "stream", a.Stream, "sequence", a.StreamSeq, "error", err)
+		return nil
+	}
+	err = p.letters.Store(ctx, streams.DeadLetter{
+		Event: event, Reason: streams.CrashLoop, FailedAt: time.Now(),
+		Err: "handed out as often as the broker allows without being settled",
+	})
+	if err != nil {
+		return err
+	}
+	p.observe.DeadLetter(event.EndpointID, streams.CrashLoop)
+	if err := stream.DeleteMsg(ctx, a.StreamSeq); err != nil {
+		if _, gone := stream.GetMsg(ctx, a.StreamSeq); errors.Is(gone, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		return err
+	}
+	return nil
+}

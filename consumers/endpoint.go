@@ -1,0 +1,143 @@
+package consumers
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"backstop/dispatcher/breaker"
+	"backstop/dispatcher/limit"
+	"backstop/streams"
+	"backstop/streams/manifest"
+)
+
+// endpoint is what this process knows about one app's webhook for one
+// capability. It is made when the webhook is first heard of, by its manifest
+// or by an event left in its lane, and stays.
+type endpoint struct {
+	id      streams.EndpointID
+	box     *mailbox
+	changed chan struct{} // one token whenever what blocks the endpoint may have changed
+
+	// declared is nil while no manifest declares the endpoint.
+	declared atomic.Pointer[declaration]
+	disabled atomic.Bool // by the app (410) or by an operator
+
+	mu sync.Mutex
+	// gate is what the breakers bucket says; nil means nothing.
+	gate *streams.Gate
+	// pausedUntil is until when the app asked to be left alone (429).
+	pausedUntil time.Time
+}
+
+// declaration is the endpoint as its manifest declares it, with the state that
+// belongs to it.
+type declaration struct {
+	config  manifest.Endpoint
+	breaker *breaker.Breaker
+	limiter *limit.Limiter
+}
+
+// undeclaredWindow is how many events of an endpoint that nobody declares are
+// handled at once: each only becomes a dead letter.
+const undeclaredWindow = 8
+
+func newEndpoint(id streams.EndpointID, run func(*endpoint, *delivery), busy *sync.WaitGroup) *endpoint {
+	e := &endpoint{id: id, changed: make(chan struct{}, 1)}
+	e.box = newMailbox(e.window, func(d *delivery) { run(e, d) }, busy)
+	return e
+}
+
+func (e *endpoint) window() int {
+	if d := e.declared.Load(); d != nil {
+		return d.limiter.Window()
+	}
+	return undeclaredWindow
+}
+
+// wake tells the runner of the endpoint's own lane to look again.
+func (e *endpoint) wake() {
+	select {
+	case e.changed <- struct{}{}:
+	default:
+	}
+}
+
+// setGate takes over what the breakers bucket says of the endpoint; nil means
+// that it has no entry (any more).
+func (e *endpoint) setGate(g *streams.Gate) {
+	e.mu.Lock()
+	e.gate = g
+	e.mu.Unlock()
+	if d := e.declared.Load(); g == nil && d != nil {
+		d.breaker.Reset(breaker.CauseRemote)
+	}
+	e.applyGate()
+}
+
+// applyGate trips the breaker if the bucket says so. An endpoint that is not
+// declared yet has no breaker; it is done again when it is.
+func (e *endpoint) applyGate() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	d := e.declared.Load()
+	if d == nil || e.gate == nil {
+		return
+	}
+	state, until := d.breaker.State()
+	switch e.gate.State { //nolint:exhaustive // the others are not the breaker's
+	case streams.GateForced:
+		if state != breaker.Open || !until.IsZero() {
+			d.breaker.Trip(time.Time{}, breaker.CauseOperator)
+		}
+	case streams.GateOpen:
+		if state == breaker.Closed {
+			d.breaker.Trip(e.gate.Until, breaker.CauseRemote)
+		}
+	}
+}
+
+// pause leaves the app alone until the given time, as it asked.
+func (e *endpoint) pause(until time.Time) {
+	e.mu.Lock()
+	if until.After(e.pausedUntil) {
+		e.pausedUntil = until
+	}
+	e.mu.Unlock()
+	e.wake()
+}
+
+// blocked tells whether attempts make sense now, and if not, from when on they
+// may. A zero time with true means: until somebody resets the breaker. An
+// endpoint that is disabled, or that nobody declares, is not blocked: its
+// events become dead letters.
+func (e *endpoint) blocked(now time.Time) (until time.Time, yes bool) {
+	d := e.declared.Load()
+	if d == nil || e.disabled.Load() {
+		return time.Time{}, false
+	}
+	if state, opens := d.breaker.State(); state == breaker.Open {
+		return opens, true
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pausedUntil, e.pausedUntil.After(now)
+}
+
+// troubled tells whether an event should go to the own lane instead of being
+// tried now.
+func (e *endpoint) troubled(now time.Time) bool {
+	d := e.declared.Load()
+	if d == nil || e.disabled.Load() {
+		return false
+	}
+	if state, _ := d.breaker.State(); state != breaker.Closed {
+		return true
+	}
+	if d.config.RateLimit > 0 && d.limiter.TokenDelay() > 0 {
+		return true
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pausedUntil.After(now)
+}

@@ -1,0 +1,148 @@
+package consumers
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams"
+)
+
+// noticeEvery is the least time between two coalesced notices of one kind for
+// one endpoint (contract, section 10). What happens in between is counted.
+const noticeEvery = time.Minute
+
+// noticeBacklog bounds the notices that wait to be published. They inform; when
+// NATS can't take them, the log has them, and the pipeline goes on.
+const noticeBacklog = 1024
+
+// notices publishes what people should know. Publishing never holds up an event.
+type notices struct {
+	js  jetstream.JetStream
+	log *slog.Logger
+	out chan streams.Notice
+
+	mu     sync.Mutex
+	counts map[noticeKey]*noticeCount
+}
+
+type noticeKey struct {
+	kind streams.NoticeKind
+	id   streams.EndpointID
+}
+
+// noticeCount is what was seen of one kind since its last notice.
+type noticeCount struct {
+	sent    time.Time
+	count   int
+	message string
+	details map[string]any
+}
+
+func newNotices(js jetstream.JetStream, log *slog.Logger) *notices {
+	return &notices{js: js, log: log, out: make(chan streams.Notice, noticeBacklog), counts: make(map[noticeKey]*noticeCount)}
+}
+
+// send publishes a notice that stands for itself.
+func (n *notices) send(kind streams.NoticeKind, id streams.EndpointID, message string, details map[string]any) {
+	notice := streams.Notice{Kind: kind, App: id.App, Capability: id.Capability, Time: time.Now(), Message: message, Details: details}
+	select {
+	case n.out <- notice:
+	default:
+		n.log.Warn("a notice was dropped, as NATS doesn't take them", "kind", string(kind), "endpoint", id.String(), "message", message)
+	}
+}
+
+// add publishes a notice at once if there was none of its kind for the
+// endpoint within noticeEvery, and otherwise counts it for the next.
+func (n *notices) add(kind streams.NoticeKind, id streams.EndpointID, message string, details map[string]any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	key := noticeKey{kind, id}
+	c := n.counts[key]
+	if c == nil {
+		c = &noticeCount{}
+		n.counts[key] = c
+	}
+	c.count++
+	c.message, c.details = message, details
+	if now := time.Now(); now.Sub(c.sent) >= noticeEvery {
+		n.flush(key, c, now)
+	}
+}
+
+// flush sends what was counted. The lock is held.
+func (n *notices) flush(key noticeKey, c *noticeCount, now time.Time) {
+	details := map[string]any{"count": c.count}
+	maps.Copy(details, c.details)
+	n.send(key.kind, key.id, c.message, details)
+	c.sent, c.count = now, 0
+}
+
+// sweep sends what has waited for its minute, and forgets what has been quiet
+// for two.
+func (n *notices) sweep(now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for key, c := range n.counts {
+		switch age := now.Sub(c.sent); {
+		case c.count > 0 && age >= noticeEvery:
+			n.flush(key, c, now)
+		case c.count == 0 && age >= 2*noticeEvery:
+			delete(n.counts, key)
+		}
+	}
+}
+
+// run publishes until ctx ends, and then what is left, counted ones included.
+func (n *notices) run(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case notice := <-n.out:
+			n.publish(ctx, notice)
+		case now := <-tick.C:
+			n.sweep(now)
+		case <-ctx.Done():
+			n.drain()
+			return
+		}
+	}
+}
+
+func (n *notices) drain() {
+	n.mu.Lock()
+	for key, c := range n.counts {
+		if c.count > 0 {
+			n.flush(key, c, time.Now())
+		}
+	}
+	n.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for {
+		select {
+		case notice := <-n.out:
+			n.publish(ctx, notice)
+		default:
+			return
+		}
+	}
+}
+
+func (n *notices) publish(ctx context.Context, notice streams.Notice) {
+	msg, err := notice.Msg()
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		_, err = n.js.PublishMsg(ctx, msg)
+	}
+	if err != nil {
+		n.log.Warn("a notice could not be published", "kind", string(notice.Kind), "message", notice.Message, "error", err)
+	}
+}

@@ -1,0 +1,202 @@
+package consumers
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/dispatcher/breaker"
+	"backstop/streams"
+)
+
+// lanePull is how long a pull on an own lane waits at the broker; after one
+// that brought nothing, the lane is looked at and removed when it is empty.
+const lanePull = time.Second
+
+// ownLane works off the own lane of one endpoint in trouble: it pulls no more
+// than the endpoint may have in flight, waits while the endpoint is blocked
+// (with the durable paused, for operators to see), lets a half-open breaker
+// have one event at a time, and removes the durable when the lane is empty.
+type ownLane struct {
+	p *Pipeline
+	e *endpoint
+	// paused is until when this process has paused the durable.
+	paused time.Time
+}
+
+// run works until the lane is empty or ctx ends. done reports, for an empty
+// lane whose durable is gone, whether the runner may end; when events were
+// parked in the meantime it may not.
+func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint64) bool) {
+	for ctx.Err() == nil {
+		seen := parked()
+		empty, err := l.work(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			l.p.log.Warn("own lane: can't work, trying again", "endpoint", l.e.id.String(), "error", err)
+			sleep(ctx, pullRetry)
+		case empty && done(seen):
+			return
+		}
+	}
+}
+
+// work makes the durable and pulls it until the lane is empty; then it removes
+// the durable and returns true.
+func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
+	until, blocked := l.e.blocked(time.Now())
+	until = pauseEnd(until, blocked)
+	cons, err := l.p.js.CreateOrUpdateConsumer(ctx, streams.LaneStream, l.e.id.LaneConfig(until))
+	if err != nil {
+		return false, err
+	}
+	l.paused = until
+	if info := cons.CachedInfo(); info.Paused && !blocked {
+		// By a process that is gone: updating a durable doesn't end its pause,
+		// and one for an operator's breaker would last for ever.
+		l.paused = time.Now().Add(info.PauseRemaining)
+	}
+	for ctx.Err() == nil {
+		wait, err := l.mayPull(ctx)
+		if err != nil {
+			return false, err
+		}
+		if wait > 0 {
+			l.wait(ctx, wait)
+			continue
+		}
+		pulled, err := pullOnce(ctx, cons, l.batch(), lanePull, l.receive)
+		if err != nil {
+			return false, err
+		}
+		if pulled > 0 {
+			continue
+		}
+		if empty, err := l.look(ctx, cons); empty || err != nil {
+			return empty, err
+		}
+	}
+	return false, nil
+}
+
+// foreverPause stands for "until somebody resets the breaker": a durable can
+// only be paused until a time.
+const foreverPause = 100 * 365 * 24 * time.Hour
+
+func pauseEnd(until time.Time, blocked bool) time.Time {
+	switch {
+	case !blocked:
+		return time.Time{}
+	case until.IsZero():
+		return time.Now().Add(foreverPause)
+	}
+	return until
+}
+
+// mayPull returns how long to wait before the next pull, 0 for not at all, and
+// keeps the durable's pause in step with what blocks the endpoint.
+func (l *ownLane) mayPull(ctx context.Context) (time.Duration, error) {
+	now := time.Now()
+	until, blocked := l.e.blocked(now)
+	if blocked {
+		if until.IsZero() && l.paused.After(now) {
+			return time.Hour, nil // until the endpoint changes
+		}
+		end := pauseEnd(until, true)
+		if !end.Equal(l.paused) {
+			if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer(), end); err != nil {
+				return 0, err
+			}
+			l.paused = end
+		}
+		return end.Sub(now), nil
+	}
+	if l.paused.After(now) { // a reset came before the pause was over
+		if _, err := l.p.js.ResumeConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer()); err != nil {
+			return 0, err
+		}
+	}
+	l.paused = time.Time{}
+	if l.e.box.free() <= 0 {
+		return time.Hour, nil // until a run ends
+	}
+	if d := l.e.declared.Load(); d != nil && d.config.RateLimit > 0 {
+		return d.limiter.TokenDelay(), nil
+	}
+	return 0, nil
+}
+
+// batch is how many events to pull now.
+func (l *ownLane) batch() int {
+	d := l.e.declared.Load()
+	if d != nil {
+		if state, _ := d.breaker.State(); state != breaker.Closed || d.config.RateLimit > 0 {
+			return 1
+		}
+	}
+	return min(l.e.box.free(), pullBatch)
+}
+
+// wait returns when the time is over, a run has ended, or the endpoint has changed.
+func (l *ownLane) wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-l.e.box.freed:
+	case <-l.e.changed:
+	}
+}
+
+func (l *ownLane) receive(msg jetstream.Msg) {
+	d, fresh, err := receive(msg, l.p.laneHolds, true)
+	if err != nil {
+		l.p.log.Error("own lane: a message that is no event was left alone", "subject", msg.Subject(), "error", err)
+		return
+	}
+	if !fresh {
+		return
+	}
+	if reason, why := inspect(d); reason != "" {
+		l.p.aside(func() { l.p.bury(d, reason, why, 0) })
+		return
+	}
+	if d.behind == 0 && !l.e.troubled(d.queued) {
+		// Only retries are left here: new events may take the shared lane
+		// again, and need not wait for a moment when nothing is in flight.
+		l.e.box.divert(false)
+	}
+	if early := time.Until(d.event.NotBefore); early > 0 {
+		d.putBack(early)
+		return
+	}
+	if !l.e.box.startNow(d) {
+		d.putBack(0)
+	}
+}
+
+// look lets new events through the shared lane again when only retries wait
+// here, and removes the durable when nothing does.
+func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool, err error) {
+	info, err := cons.Info(ctx)
+	if err != nil {
+		return false, err
+	}
+	if info.NumPending > 0 {
+		return false, nil
+	}
+	if !l.e.troubled(time.Now()) {
+		l.e.box.divert(false)
+	}
+	if info.NumAckPending > 0 || l.e.box.isDiverted() {
+		return false, nil
+	}
+	err = l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		err = nil
+	}
+	return err == nil, err
+}

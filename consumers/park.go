@@ -1,0 +1,56 @@
+package consumers
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"backstop/streams"
+)
+
+// park moves an event to the endpoint's own lane: it is stored there, and then
+// acknowledged where it came from. A crash in between makes at most a
+// duplicate, which the lane's de-duplication absorbs.
+func (p *Pipeline) park(e *endpoint, d *delivery) {
+	p.lanes.want(e)
+	msg := d.event.LaneMsg()
+	stored := p.retryStore("an event in its lane", e.id, func(ctx context.Context) error {
+		return p.parker.store(ctx, msg)
+	})
+	if !stored {
+		d.abandon()
+		return
+	}
+	p.ackMoved(d)
+}
+
+// ackMoved acknowledges an event whose successor is stored.
+func (p *Pipeline) ackMoved(d *delivery) {
+	if !d.own {
+		// Acks on a shared lane roll back when the server is killed, waited
+		// for or not; the successor's de-duplication covers that.
+		d.ack()
+		return
+	}
+	ctx, cancel := context.WithTimeout(p.work, storeTimeout)
+	defer cancel()
+	if err := d.ackSync(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		p.log.Warn("an event was moved, but its old place could not be acknowledged; it will be de-duplicated", "endpoint", d.event.EndpointID.String(), "error", err)
+	}
+}
+
+// bury makes the event a dead letter, and then acknowledges it.
+func (p *Pipeline) bury(d *delivery, reason streams.DeadLetterReason, why string, status int) {
+	letter := streams.DeadLetter{Event: d.event, Reason: reason, Err: why, Status: status, FailedAt: time.Now()}
+	stored := p.retryStore("a dead letter", d.event.EndpointID, func(ctx context.Context) error {
+		return p.letters.Store(ctx, letter)
+	})
+	if !stored {
+		d.abandon()
+		return
+	}
+	p.ackMoved(d)
+	p.observe.DeadLetter(d.event.EndpointID, reason)
+	p.notices.add(streams.NoticeDeadLettered, d.event.EndpointID, "events of "+d.event.EndpointID.String()+" were dead-lettered ("+string(reason)+")",
+		map[string]any{"reason": reason, "error": why, "id": d.event.ID})
+}

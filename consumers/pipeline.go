@@ -1,0 +1,212 @@
+// Package consumers is everything that consumes: the lanes that run webhooks,
+// and what becomes of an event after each attempt.
+//
+//	EVENTS_<capability> ─ lane ─ mailbox ─ attempt ─ settle ─┬─ ack
+//	                       │                                 ├─ park ─ LANES ─ ownLane ─ mailbox …
+//	                       ├─ fanOut (a broadcast)           └─ bury ─ DLQ
+//	                       ├─ park  (an endpoint in trouble)
+//	                       └─ bury  (no route, bad payload, crash loop)
+//
+// One rule holds everywhere: an event is acknowledged only after whatever
+// succeeds it is stored.
+package consumers
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/dispatcher"
+	"backstop/dispatcher/breaker"
+	"backstop/dispatcher/limit"
+	"backstop/streams"
+	"backstop/streams/manifest"
+)
+
+// Config is what a Pipeline is made of. All fields but Drain and Observer are
+// required.
+type Config struct {
+	// JetStream is where events come from and go to.
+	JetStream jetstream.JetStream
+	// Topology makes the streams of capabilities. Ensure has been called.
+	Topology *streams.Topology
+	// Deliver makes one attempt: the dispatcher's chain.
+	Deliver dispatcher.Handler
+	// Breakers and Limits are those that Deliver uses.
+	Breakers *breaker.Set
+	Limits   *limit.Set
+	// Transitions is what Breakers reports to.
+	Transitions *Transitions
+	// Manifests is watched; a change takes effect within a second.
+	Manifests *manifest.Store
+	// Defaults complete what a manifest leaves open.
+	Defaults manifest.Defaults
+	// Replica names this process among its siblings.
+	Replica string
+	// Log gets what an operator should know. Never payloads or secrets.
+	Log *slog.Logger
+	// Drain is how long a shutdown waits for attempts in flight before it
+	// cuts them off, to be repeated after the next start. Defaults to 35 s:
+	// the longest timeout that the catalogue allows, and what settling takes.
+	Drain time.Duration
+	// Observer counts what happens. Nil counts nothing.
+	Observer Observer
+}
+
+// Observer is told what the pipeline does with events, beside the attempts
+// that the dispatcher measures.
+type Observer interface {
+	DeadLetter(streams.EndpointID, streams.DeadLetterReason)
+}
+
+type noObserver struct{}
+
+func (noObserver) DeadLetter(streams.EndpointID, streams.DeadLetterReason) {}
+
+// Pipeline consumes events and runs webhooks. Make one with New and call Run.
+type Pipeline struct {
+	cfg     Config
+	js      jetstream.JetStream
+	log     *slog.Logger
+	letters *streams.DeadLetters
+	gates   *streams.Gates
+	leases  jetstream.KeyValue
+	observe Observer
+
+	fleet        *fleet
+	capabilities *capabilities
+	lanes        *lanes
+	laneHolds    *holds
+	parker       *parker
+	spiller      *spiller
+	notices      *notices
+
+	// work outlives the context of Run: attempts in flight are finished and
+	// settled after pulling has stopped.
+	work     context.Context //nolint:containedctx // the base of work that no caller waits for, as http.Server has one
+	cutOff   context.CancelFunc
+	stopping chan struct{}  // closed when Run begins to shut down
+	busy     sync.WaitGroup // attempts, parkings, burials
+	marking  sync.WaitGroup // in-progress marks
+	ready    chan struct{}
+}
+
+// New returns a Pipeline; the error says that a bucket is missing, which means
+// that Topology.Ensure was not called.
+func New(ctx context.Context, cfg Config) (*Pipeline, error) {
+	if cfg.Drain <= 0 {
+		cfg.Drain = 35 * time.Second
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = noObserver{}
+	}
+	breakers, err := cfg.JetStream.KeyValue(ctx, streams.BreakersBucket)
+	if err != nil {
+		return nil, err
+	}
+	leases, err := cfg.JetStream.KeyValue(ctx, streams.LeasesBucket)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pipeline{
+		cfg: cfg, js: cfg.JetStream, log: cfg.Log, observe: cfg.Observer,
+		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases,
+		laneHolds: newHolds(), parker: newParker(cfg.JetStream), notices: newNotices(cfg.JetStream, cfg.Log),
+		stopping: make(chan struct{}), ready: make(chan struct{}),
+	}
+	p.work, p.cutOff = context.WithCancel(context.WithoutCancel(ctx))
+	p.fleet = newFleet(cfg, p.attempt, &p.busy)
+	p.capabilities = newCapabilities(p)
+	p.lanes = newLanes(p)
+	p.spiller = newSpiller(func(e *endpoint, d *delivery) { p.aside(func() { p.park(e, d) }) })
+	return p, nil
+}
+
+// Ready is closed when manifests and breakers are loaded and every declared
+// capability can be published to.
+func (p *Pipeline) Ready() <-chan struct{} { return p.ready }
+
+// aside does something for an event that waits for the network, so that no
+// pull waits for it. What is held bounds how much of it there can be.
+func (p *Pipeline) aside(do func()) { p.busy.Go(do) }
+
+// Run consumes until ctx ends, and then shuts down in order: it stops pulling,
+// gives back what waits, lets attempts in flight finish and settle, and tells
+// the broker. It returns nil after a shutdown in which everything settled.
+func (p *Pipeline) Run(ctx context.Context) error {
+	defer p.cutOff()
+	var follow, pull, after sync.WaitGroup
+
+	// What the lanes rely on is loaded before they start.
+	gates, manifests := make(chan struct{}), make(chan struct{})
+	follow.Go(func() { _ = p.followGates(ctx, func() { close(gates) }) })
+	follow.Go(func() { p.followManifests(ctx, sync.OnceFunc(func() { close(manifests) })) })
+	// Breakers change and notices are made until the last event has settled.
+	after.Go(func() { p.followBreakers(p.work) })
+	after.Go(func() { p.notices.run(p.work) })
+	after.Go(func() { p.parker.run(p.work) })
+	p.marking.Go(func() { p.laneHolds.run(p.work) })
+
+	if waitAll(ctx, gates, manifests) {
+		pull.Go(func() { p.spiller.run(ctx) })
+		pull.Go(func() { p.lanes.run(ctx) })
+		pull.Go(func() { p.followAdvisories(ctx) })
+		pull.Go(func() {
+			withLease(ctx, p.leases, "trimmer", p.cfg.Replica, (&trimmer{p: p}).run)
+		})
+		pull.Go(func() { p.capabilities.run(ctx, sync.OnceFunc(func() { close(p.ready) })) })
+		<-ctx.Done()
+	}
+	close(p.stopping)
+	pull.Wait()
+	follow.Wait()
+	err := p.drain()
+	p.cutOff()
+	p.marking.Wait()
+	after.Wait()
+	return err
+}
+
+// waitAll waits for the channels; false means that ctx ended first.
+func waitAll(ctx context.Context, chans ...<-chan struct{}) bool {
+	for _, c := range chans {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-c:
+		}
+	}
+	return true
+}
+
+// errCutOff says that a shutdown could not wait for everything in flight.
+var errCutOff = errors.New("some attempts were cut off by the shutdown; they are repeated after the next start")
+
+// drain gives back what waits and waits for what is in flight.
+func (p *Pipeline) drain() error {
+	for _, e := range p.fleet.all() {
+		for _, d := range e.box.close() {
+			d.putBack(0)
+		}
+	}
+	settled := make(chan struct{})
+	go func() {
+		p.busy.Wait()
+		close(settled)
+	}()
+	t := time.NewTimer(p.cfg.Drain)
+	defer t.Stop()
+	select {
+	case <-settled:
+		return nil
+	case <-t.C:
+		p.log.Warn("shutdown: attempts still in flight are cut off", "after", p.cfg.Drain)
+		p.cutOff()
+		<-settled
+		return errCutOff
+	}
+}

@@ -1,0 +1,288 @@
+package consumers_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams"
+)
+
+func TestDeliversByteForByte(t *testing.T) {
+	b := setup(t)
+	quiz := newApp(b, always(200))
+	b.start("r1")
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	b.publishable("analytics")
+	payload := "{ \"score\" : 1.50,\n\t\"name\":\"Zoë\" }"
+	b.publish(endpoint("analytics", "quiz"), "id-1", payload)
+	b.eventually("the delivery", func() bool { return len(quiz.received()) == 1 })
+	r := quiz.received()[0]
+	if r.payload != payload || r.path != "/analytics" {
+		t.Errorf("received %q on %s", r.payload, r.path)
+	}
+	for name, want := range map[string]string{"X-Request-Id": "id-1", "X-Platform-Attempt": "1", "X-Platform-App": "quiz", "X-Platform-Capability": "analytics"} {
+		if got := r.header.Get(name); got != want {
+			t.Errorf("%s = %q, want %q", name, got, want)
+		}
+	}
+	b.settled()
+	if n := len(b.deadLetters()); n != 0 {
+		t.Errorf("%d dead letters of a delivered event", n)
+	}
+}
+
+// TestVerdicts: what each kind of answer makes of an event.
+func TestVerdicts(t *testing.T) {
+	b := setup(t)
+	b.start("r1")
+	for name, tc := range map[string]struct {
+		answer   func(*http.Request) (int, http.Header, string)
+		attempts int
+		reason   streams.DeadLetterReason // empty: delivered
+		status   int
+	}{
+		"ok":       {always(204), 1, "", 0},
+		"accepted": {always(202), 1, "", 0},
+		"says-no": {func(*http.Request) (int, http.Header, string) {
+			return 200, nil, `{"success":false,"error":{"code":"X","message":"no"}}`
+		}, 1, streams.RejectedByApp, 200},
+		"not-now": {func(*http.Request) (int, http.Header, string) {
+			return 200, nil, `{"success":false,"error":{"code":"X","message":"no","retryable":true}}`
+		}, 3, streams.Exhausted, 200},
+		"moved":     {always(302), 1, streams.RejectedByApp, 302},
+		"bad":       {always(422), 1, streams.RejectedByApp, 422},
+		"forbidden": {always(403), 3, streams.Exhausted, 403},
+		"broken":    {always(500), 3, streams.Exhausted, 500},
+		"gone":      {always(410), 1, streams.EndpointDisabled, 410},
+	} {
+		t.Run(name, func(t *testing.T) {
+			receiver := newApp(b, tc.answer)
+			b.apply(name, receiver.URL, quick, "analytics")
+			b.publishable("analytics")
+			id := endpoint("analytics", name)
+			// The manifest may not have reached the pipeline when its
+			// capability has had a stream before.
+			b.publish(id, "id-"+name, `{}`)
+			if tc.reason == "" {
+				b.eventually("the delivery", func() bool { return len(receiver.received()) == tc.attempts })
+				return
+			}
+			var letter streams.DeadLetter
+			b.eventually("the dead letter", func() bool {
+				for d, err := range b.letters.Select(b.ctx, streams.Filter{App: name}) {
+					b.must(err)
+					letter = d
+				}
+				return letter.ID != ""
+			})
+			if letter.Reason != tc.reason || letter.Attempts != tc.attempts || letter.Status != tc.status || letter.ID != "id-"+name {
+				t.Errorf("dead letter %+v, want reason %s after %d attempts with status %d", letter, tc.reason, tc.attempts, tc.status)
+			}
+			if got := len(receiver.received()); got != tc.attempts {
+				t.Errorf("%d requests, want %d", got, tc.attempts)
+			}
+			for i, r := range receiver.received() {
+				if got := r.header.Get("X-Platform-Attempt"); got != fmt.Sprint(i+1) {
+					t.Errorf("request %d says it is attempt %s", i+1, got)
+				}
+			}
+		})
+	}
+}
+
+func TestBadInputIsDeadLetteredAtFirstSight(t *testing.T) {
+	b := setup(t)
+	quiz := newApp(b, always(200))
+	b.start("r1")
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	b.apply("sync", quiz.URL, map[string]any{"async": false}, "analytics")
+	b.publishable("analytics")
+	publish := func(app, id string, payload []byte) {
+		t.Helper()
+		msg := nats.NewMsg("events.analytics." + app)
+		msg.Data = payload
+		msg.Header.Set("Nats-Msg-Id", id)
+		_, err := b.js.PublishMsg(b.ctx, msg)
+		b.must(err)
+	}
+	b.eventually("the sync webhook to be known", func() bool { // its manifest came last
+		_, _, err := b.manifests.Get(b.ctx, "sync")
+		return err == nil
+	})
+	cases := map[string]struct {
+		app     string
+		payload string
+		reason  streams.DeadLetterReason
+	}{
+		"not-json":  {"quiz", "{nope", streams.BadPayload},
+		"empty":     {"quiz", "", streams.BadPayload},
+		"too-large": {"quiz", `"` + strings.Repeat("x", streams.MaxPayload) + `"`, streams.BadPayload},
+		"unknown":   {"nobody", "{}", streams.NoRoute},
+		"odd-token": {"q!z(ü)", "{}", streams.NoRoute},
+		"sync-only": {"sync", "{}", streams.NoRoute},
+	}
+	for id, tc := range cases {
+		publish(tc.app, id, []byte(tc.payload))
+	}
+	for _, d := range b.awaitDeadLetters(len(cases)) {
+		tc := cases[d.ID]
+		if d.Reason != tc.reason || d.App != tc.app || string(d.Payload) != tc.payload || d.Attempts != 0 || d.Err == "" {
+			t.Errorf("%s: dead letter at %s because of %s (%q) after %d attempts", d.ID, d.EndpointID, d.Reason, d.Err, d.Attempts)
+		}
+	}
+	if n := len(quiz.received()); n != 0 {
+		t.Errorf("%d requests were made", n)
+	}
+	b.settled()
+}
+
+func TestBroadcastReachesEveryAsyncApp(t *testing.T) {
+	b := setup(t)
+	good, bad := newApp(b, always(200)), newApp(b, always(422))
+	b.apply("a", good.URL, quick, "report")
+	b.apply("b", good.URL, quick, "report")
+	b.apply("c", bad.URL, quick, "report")
+	b.apply("other", good.URL, quick, "analytics")
+	b.start("r1")
+	b.publish(endpoint("report", ""), "all-1", `{"n":1}`)
+	b.eventually("the deliveries", func() bool { return len(good.received()) == 2 && len(bad.received()) == 1 })
+	d := b.awaitDeadLetters(1)[0]
+	if d.App != "c" || d.ID != "all-1" || d.Reason != streams.RejectedByApp {
+		t.Errorf("dead letter %+v, want that of app c under the broadcast's id", d)
+	}
+	for _, r := range good.received() {
+		if r.header.Get("X-Request-Id") != "all-1" || r.payload != `{"n":1}` {
+			t.Errorf("received %s %q", r.header.Get("X-Request-Id"), r.payload)
+		}
+	}
+	b.settled()
+}
+
+func TestExpiredEventsAreNotDelivered(t *testing.T) {
+	b := setup(t)
+	quiz := newApp(b, always(200))
+	b.apply("quiz", quiz.URL, map[string]any{"maxAge": 1000}, "analytics")
+	b.must(b.topology.EnsureCapability(b.ctx, "analytics"))
+	b.publish(endpoint("analytics", "quiz"), "old", `{}`)
+	published := time.Now()
+	b.eventually("the event to grow old", func() bool { return time.Since(published) > 1100*time.Millisecond })
+	b.start("r1")
+	if d := b.awaitDeadLetters(1)[0]; d.Reason != streams.Expired || d.Attempts != 0 {
+		t.Errorf("dead letter %+v, want expired without an attempt", d)
+	}
+	if n := len(quiz.received()); n != 0 {
+		t.Errorf("%d requests were made", n)
+	}
+}
+
+func TestBackoffGrowsAndHonoursRetryAfter(t *testing.T) {
+	b := setup(t)
+	exponential, polite := newApp(b, always(500)), newApp(b, func(*http.Request) (int, http.Header, string) {
+		return 503, http.Header{"Retry-After": {"1"}}, ""
+	})
+	b.apply("exponential", exponential.URL, map[string]any{"retry": map[string]any{"maxAttempts": 4, "initialDelay": 200, "maxDelay": 10000}}, "analytics")
+	b.apply("polite", polite.URL, map[string]any{"retry": map[string]any{"maxAttempts": 2, "initialDelay": 10, "maxDelay": 10}}, "analytics")
+	b.start("r1")
+	b.publish(endpoint("analytics", "exponential"), "e", `{}`)
+	b.publish(endpoint("analytics", "polite"), "p", `{}`)
+	b.awaitDeadLetters(2)
+	for app, least := range map[*app][]time.Duration{
+		exponential: {160 * time.Millisecond, 320 * time.Millisecond, 640 * time.Millisecond}, // less 20% jitter
+		polite:      {time.Second},
+	} {
+		requests := app.received()
+		for i, want := range least {
+			if gap := requests[i+1].at.Sub(requests[i].at); gap < want {
+				t.Errorf("attempt %d came %v after the one before, want at least %v", i+2, gap, want)
+			}
+		}
+	}
+}
+
+func TestManifestTakesEffectWithoutRestart(t *testing.T) {
+	b := setup(t)
+	first, second := newApp(b, always(200)), newApp(b, always(200))
+	b.start("r1")
+	b.apply("quiz", first.URL, quick, "analytics")
+	b.publishable("analytics")
+	b.publish(endpoint("analytics", "quiz"), "1", `{}`)
+	b.eventually("the first delivery", func() bool { return len(first.received()) == 1 })
+
+	b.apply("quiz", second.URL, quick, "analytics")
+	applied := time.Now()
+	for i := 0; len(second.received()) == 0; i++ {
+		b.publish(endpoint("analytics", "quiz"), fmt.Sprintf("2-%d", i), `{}`)
+		if time.Since(applied) > time.Second {
+			t.Fatal("a manifest took longer than a second to take effect")
+		}
+	}
+
+	b.must(b.manifests.Delete(b.ctx, "quiz"))
+	b.eventually("publishing to fail", func() bool {
+		_, err := b.publisher.Publish(b.ctx, endpoint("analytics", "quiz"), "", []byte(`{}`))
+		return errors.Is(err, streams.ErrNoStream)
+	})
+	b.settled()
+}
+
+func TestMaxDeliverAdvisoriesBecomeDeadLetters(t *testing.T) {
+	b := setup(t)
+	quiz := newApp(b, always(200))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	b.must(b.topology.EnsureCapability(b.ctx, "analytics"))
+	// A worker that dies at every delivery, while no pipeline runs. With a
+	// short ack wait in place of ours, as nothing else depends on it.
+	cons, err := b.js.Consumer(b.ctx, "EVENTS_analytics", "webhooks")
+	b.must(err)
+	cfg := cons.CachedInfo().Config
+	cfg.AckWait = 20 * time.Millisecond
+	cons, err = b.js.UpdateConsumer(b.ctx, "EVENTS_analytics", cfg)
+	b.must(err)
+	b.publish(endpoint("analytics", "quiz"), "killer", `{}`)
+	handed := 0
+	b.eventually("the broker to give up", func() bool {
+		batch, err := cons.Fetch(1, jetstream.FetchMaxWait(100*time.Millisecond))
+		b.must(err)
+		for range batch.Messages() {
+			handed++
+		}
+		s, err := b.js.Stream(b.ctx, "ADVISORIES")
+		b.must(err)
+		return s.CachedInfo().State.Msgs == 1
+	})
+	b.start("r1")
+	d := b.awaitDeadLetters(1)[0]
+	if d.Reason != streams.CrashLoop || d.ID != "killer" || d.App != "quiz" {
+		t.Errorf("after %d deliveries: dead letter %+v, want crash_loop", handed, d)
+	}
+	if n := len(quiz.received()); n != 0 {
+		t.Errorf("%d requests were made", n)
+	}
+}
+
+// An event that is published right after its manifest was applied, to a
+// capability that exists, must not be dead-lettered because the manifest is
+// still on its way through the watch.
+func TestManifestAppliedJustBeforeThePublish(t *testing.T) {
+	b := setup(t)
+	receiver := newApp(b, always(200))
+	b.apply("first", receiver.URL, quick, "analytics")
+	b.start("r1")
+	const apps = 50
+	for i := range apps {
+		name := fmt.Sprintf("app%d", i)
+		b.apply(name, receiver.URL, quick, "analytics")
+		b.publish(endpoint("analytics", name), name, `{}`)
+	}
+	b.eventually("all deliveries", func() bool { return len(receiver.received())+len(b.deadLetters()) == apps })
+	if dead := b.deadLetters(); len(dead) > 0 {
+		t.Errorf("%d of %d events were dead-lettered: %s", len(dead), apps, dead[0].Err)
+	}
+}
