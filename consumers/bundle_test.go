@@ -30,7 +30,8 @@ import (
 // bundle is a pipeline over a real broker, and apps over real HTTP.
 type bundle struct {
 	*testing.T
-	ctx       context.Context
+	ctx       context.Context // without a deadline, so that each request has its own timeout
+	patience  context.Context // ends when a test has waited for long enough
 	srv       *natstest.Server
 	nc        *nats.Conn
 	js        jetstream.JetStream
@@ -46,9 +47,11 @@ type bundle struct {
 
 func setup(t *testing.T, opts ...natstest.Option) *bundle {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
-	b := &bundle{T: t, ctx: ctx, srv: natstest.Start(t, opts...)}
+	patience, stop := context.WithTimeout(ctx, 60*time.Second)
+	t.Cleanup(stop)
+	b := &bundle{T: t, ctx: ctx, patience: patience, srv: natstest.Start(t, opts...)}
 	b.nc = b.srv.Conn()
 	var err error
 	b.js, err = jetstream.New(b.nc)
@@ -111,7 +114,7 @@ func (b *bundle) start(name string, change ...func(*consumers.Config)) *pipeline
 	b.Cleanup(func() { _ = stop() })
 	select {
 	case <-p.Ready():
-	case <-b.ctx.Done():
+	case <-b.patience.Done():
 		b.Fatal("the pipeline did not get ready")
 	}
 	return &pipeline{stop: stop}
@@ -166,7 +169,7 @@ func (b *bundle) eventually(what string, holds func() bool) {
 	b.Helper()
 	for !holds() {
 		select {
-		case <-b.ctx.Done():
+		case <-b.patience.Done():
 			b.Fatalf("gave up waiting for %s", what)
 		case <-time.After(5 * time.Millisecond):
 		}
@@ -205,6 +208,9 @@ func (b *bundle) settled() {
 		for name := range names.Name() {
 			if len(name) > len(streams.EventStreamPrefix) && name[:len(streams.EventStreamPrefix)] == streams.EventStreamPrefix {
 				cons, err := b.js.Consumer(b.ctx, name, streams.EventConsumer)
+				if errors.Is(err, context.DeadlineExceeded) {
+					return false // the request went down with a broker that was restarted
+				}
 				b.must(err)
 				if i := cons.CachedInfo(); i.NumPending > 0 || i.NumAckPending > 0 {
 					return false

@@ -139,6 +139,8 @@ func (p *Pipeline) aside(do func()) { p.busy.Go(do) }
 // the broker. It returns nil after a shutdown in which everything settled.
 func (p *Pipeline) Run(ctx context.Context) error {
 	defer p.cutOff()
+	ctx, cancel := withoutDeadline(ctx)
+	defer cancel()
 	var follow, pull, after sync.WaitGroup
 
 	// What the lanes rely on is loaded before they start.
@@ -169,6 +171,19 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	p.marking.Wait()
 	after.Wait()
 	return err
+}
+
+// withoutDeadline returns a context that ends with ctx and has no deadline. A
+// request to JetStream takes the context's deadline in the place of its own
+// timeout, and one that went down with a broker that was restarted is never
+// answered: a lane once waited a minute for such a one.
+func withoutDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	free, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	return free, func() {
+		stop()
+		cancel()
+	}
 }
 
 // waitAll waits for the channels; false means that ctx ended first.

@@ -208,6 +208,11 @@ type broker struct {
 	url      string
 }
 
+// pipelineRequestTimeout bounds what the pipeline asks of JetStream, but for
+// publishes. Short, because whatever asks asks again, and a request that went
+// down with a broker is never answered: an event waits for no longer than that.
+const pipelineRequestTimeout = 4 * time.Second
+
 // openBroker starts the embedded server, or connects to an external NATS,
 // for which it waits as long as it takes: a pipeline that is started before
 // its NATS is no error.
@@ -239,9 +244,7 @@ func openBroker(ctx context.Context, cfg Config, log *slog.Logger) (*broker, err
 	if err != nil {
 		return nil, err
 	}
-	// One connection carries everything; a stalled async publish would wait
-	// for 4,000 others, where 200 ms are not enough under load.
-	b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(requestTimeout))
+	b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(pipelineRequestTimeout))
 	if err != nil {
 		b.close(log)
 		return nil, err
