@@ -3,6 +3,8 @@ package dispatcher
 import (
 	"encoding/json"
 	"time"
+
+	"backstop/streams"
 )
 
 // Outcome is what came of an attempt. A failed webhook is the dispatcher's
@@ -47,6 +49,15 @@ type Outcome struct {
 	Body []byte
 	// Err describes the failure for a person. Nil when Delivered.
 	Err error
+	// Source is who answered a call, when it wasn't the app itself: a fallback
+	// sets it, with Verdict Delivered and the Reason for which it was asked.
+	// Empty: the app, or nobody.
+	Source streams.Source
+	// Age is how old a cached answer is. Zero otherwise.
+	Age time.Duration
+	// Audit is what a person needs to check a fallback's answer, such as the
+	// seed of a draw; it goes into the notice of it. Nil for none.
+	Audit map[string]any
 }
 
 // Verdict is what to do after an attempt.

@@ -1,0 +1,28 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+)
+
+var (
+	errDisabled = errors.New("the endpoint is disabled")
+	errPaused   = errors.New("the app has asked to be left alone for a while")
+)
+
+// Refuse makes no request where the call says that none may be made: whoever
+// keeps the endpoint's state knows what the stages below can't.
+func Refuse() Stage {
+	return func(next Handler) Handler {
+		return func(ctx context.Context, c Call) Outcome {
+			switch c.Refuse {
+			case "":
+				return next(ctx, c)
+			case ReasonDisabled:
+				return Outcome{Verdict: Refused, Reason: c.Refuse, Err: errDisabled}
+			default:
+				return Outcome{Verdict: Refused, Reason: c.Refuse, Err: errPaused}
+			}
+		}
+	}
+}
