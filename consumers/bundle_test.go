@@ -87,9 +87,10 @@ func (b *bundle) start(name string, change ...func(*consumers.Config)) *pipeline
 	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
 	poster := dispatcher.NewPoster(dispatcher.PosterConfig{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "Backstop/test"})
 	cfg := consumers.Config{
-		JetStream: b.js, Topology: b.topology, Breakers: breakers, Limits: limits, Transitions: transitions,
+		JetStream: b.js, Calls: b.srv.Conn(), Topology: b.topology, Breakers: breakers, Limits: limits, Transitions: transitions,
 		Deliver: dispatcher.Chain(poster.Post,
 			dispatcher.Measure(nil, b.record),
+			dispatcher.Refuse(),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
 			dispatcher.Timeout(),

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
 	"backstop/dispatcher/limit"
 	"backstop/streams"
@@ -122,6 +123,21 @@ func (e *endpoint) blocked(now time.Time) (until time.Time, yes bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.pausedUntil, e.pausedUntil.After(now)
+}
+
+// refuses tells why a call may make no request now, "" when it may. What the
+// breaker and the limits say, their stages find out.
+func (e *endpoint) refuses(now time.Time) dispatcher.Reason {
+	e.mu.Lock()
+	paused := e.pausedUntil.After(now)
+	e.mu.Unlock()
+	switch {
+	case e.disabled.Load():
+		return dispatcher.ReasonDisabled
+	case paused:
+		return dispatcher.ReasonRateLimited
+	}
+	return ""
 }
 
 // troubled tells whether an event should go to the own lane instead of being

@@ -42,6 +42,14 @@ func (f *fleet) lookup(id streams.EndpointID) *endpoint {
 	return f.endpoints[id]
 }
 
+// declared returns the endpoint if a manifest declares it, and nil otherwise.
+func (f *fleet) declared(id streams.EndpointID) *endpoint {
+	if e := f.lookup(id); e != nil && e.declared.Load() != nil {
+		return e
+	}
+	return nil
+}
+
 // get returns the endpoint, making it when it is new.
 func (f *fleet) get(id streams.EndpointID) *endpoint {
 	if e := f.lookup(id); e != nil {

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/dispatcher"
@@ -27,8 +28,8 @@ import (
 	"backstop/streams/manifest"
 )
 
-// Config is what a Pipeline is made of. All fields but Drain and Observer are
-// required.
+// Config is what a Pipeline is made of. All fields are required but those that
+// say what they are without.
 type Config struct {
 	// JetStream is where events come from and go to.
 	JetStream jetstream.JetStream
@@ -36,6 +37,12 @@ type Config struct {
 	Topology *streams.Topology
 	// Deliver makes one attempt: the dispatcher's chain.
 	Deliver dispatcher.Handler
+	// Calls is the connection that calls come and are answered on. One of its
+	// own keeps them from queueing behind events. Nil answers no calls.
+	Calls *nats.Conn
+	// Fallback is the stage that answers calls which the app doesn't. Nil
+	// leaves them with an error.
+	Fallback dispatcher.Stage
 	// Breakers and Limits are those that Deliver uses.
 	Breakers *breaker.Set
 	Limits   *limit.Set
@@ -47,6 +54,9 @@ type Config struct {
 	Defaults manifest.Defaults
 	// Replica names this process among its siblings.
 	Replica string
+	// Version is the program's, as shown to whoever looks at NATS services.
+	// Without one it is 0.0.0.
+	Version string
 	// Log gets what an operator should know. Never payloads or secrets.
 	Log *slog.Logger
 	// Drain is how long a shutdown waits for attempts in flight before it
@@ -61,11 +71,15 @@ type Config struct {
 // that the dispatcher measures.
 type Observer interface {
 	DeadLetter(streams.EndpointID, streams.DeadLetterReason)
+	// Call tells of an answered call: of which endpoint (empty: of none that
+	// could be made out), who answered, why it wasn't the app, how long it took.
+	Call(id streams.EndpointID, source streams.Source, reason string, took time.Duration)
 }
 
 type noObserver struct{}
 
-func (noObserver) DeadLetter(streams.EndpointID, streams.DeadLetterReason) {}
+func (noObserver) DeadLetter(streams.EndpointID, streams.DeadLetterReason)        {}
+func (noObserver) Call(streams.EndpointID, streams.Source, string, time.Duration) {}
 
 // Pipeline consumes events and runs webhooks. Make one with New and call Run.
 type Pipeline struct {
@@ -76,6 +90,7 @@ type Pipeline struct {
 	gates   *streams.Gates
 	leases  jetstream.KeyValue
 	observe Observer
+	answer  dispatcher.Handler // of calls: Deliver, and a fallback around it
 
 	fleet        *fleet
 	capabilities *capabilities
@@ -101,6 +116,9 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if cfg.Drain <= 0 {
 		cfg.Drain = 35 * time.Second
 	}
+	if cfg.Fallback == nil {
+		cfg.Fallback = func(next dispatcher.Handler) dispatcher.Handler { return next }
+	}
 	if cfg.Observer == nil {
 		cfg.Observer = noObserver{}
 	}
@@ -119,6 +137,7 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 		stopping: make(chan struct{}), ready: make(chan struct{}),
 	}
 	p.work, p.cutOff = context.WithCancel(context.WithoutCancel(ctx))
+	p.answer = dispatcher.Chain(cfg.Deliver, cfg.Fallback, p.learning)
 	p.fleet = newFleet(cfg, p.attempt, &p.busy)
 	p.capabilities = newCapabilities(p)
 	p.lanes = newLanes(p)
@@ -126,8 +145,8 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	return p, nil
 }
 
-// Ready is closed when manifests and breakers are loaded and every declared
-// capability can be published to.
+// Ready is closed when manifests and breakers are loaded, every declared
+// capability can be published to, and calls are answered.
 func (p *Pipeline) Ready() <-chan struct{} { return p.ready }
 
 // aside does something for an event that waits for the network, so that no
@@ -157,10 +176,15 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() { p.spiller.run(ctx) })
 		pull.Go(func() { p.lanes.run(ctx) })
 		pull.Go(func() { p.followAdvisories(ctx) })
+		calls, events := make(chan struct{}), make(chan struct{})
+		pull.Go(func() { p.answerCalls(ctx, sync.OnceFunc(func() { close(calls) })) })
 		pull.Go(func() {
 			withLease(ctx, p.leases, "trimmer", p.cfg.Replica, (&trimmer{p: p}).run)
 		})
-		pull.Go(func() { p.capabilities.run(ctx, sync.OnceFunc(func() { close(p.ready) })) })
+		pull.Go(func() { p.capabilities.run(ctx, sync.OnceFunc(func() { close(events) })) })
+		if waitAll(ctx, calls, events) {
+			close(p.ready)
+		}
 		<-ctx.Done()
 	}
 	close(p.stopping)

@@ -19,16 +19,27 @@ const (
 // published, and still be on its way through the watch; so the bucket is asked
 // before the event becomes a dead letter.
 func (p *Pipeline) unrouted(d *delivery) {
-	id := d.event.EndpointID
-	if p.stored(id) {
-		for end := time.Now().Add(routePatience); time.Now().Before(end); sleep(p.work, routeLook) {
-			if e := p.fleet.lookup(id); e != nil && e.declared.Load() != nil {
-				p.place(e, d)
-				return
-			}
-		}
+	if e := p.find(d.event.EndpointID, time.Now().Add(routePatience)); e != nil {
+		p.place(e, d)
+		return
 	}
 	p.bury(d, streams.NoRoute, p.noRoute(d.event, false), 0)
+}
+
+// find returns the endpoint that a manifest declares, or nil when there is
+// none. One that is stored and on its way here is waited for until the given
+// time.
+func (p *Pipeline) find(id streams.EndpointID, until time.Time) *endpoint {
+	if e := p.fleet.declared(id); e != nil || !p.stored(id) {
+		return e
+	}
+	for time.Now().Before(until) && p.work.Err() == nil {
+		if e := p.fleet.declared(id); e != nil {
+			return e
+		}
+		sleep(p.work, routeLook)
+	}
+	return nil
 }
 
 // stored tells whether the bucket has a manifest that declares the endpoint.

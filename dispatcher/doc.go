@@ -5,6 +5,7 @@
 // cmd/backstop, for events and calls alike:
 //
 //	Measure              duration, outcome, delivery log
+//	  Refuse             refuses where the endpoint is disabled or paused
 //	  Breaker            refuses while the circuit is open, learns from the outcome
 //	    Limit            refuses above concurrency and rate
 //	      Timeout        one deadline over everything below

@@ -147,9 +147,10 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	transitions := consumers.NewTransitions()
 	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
 	p.events, err = consumers.New(ctx, consumers.Config{
-		JetStream: b.js, Topology: topology,
+		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
 			dispatcher.Measure(metrics.dispatcher, p.attempts.Record),
+			dispatcher.Refuse(),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
 			dispatcher.Timeout(),
@@ -157,7 +158,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		),
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
-		Replica: cfg.ReplicaName, Log: log, Observer: metrics,
+		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: metrics,
 	})
 	return p, err
 }
@@ -204,6 +205,7 @@ func newRegistry() *prometheus.Registry {
 type broker struct {
 	embedded *embedded.Server // nil for an external one
 	nc       *nats.Conn
+	calls    *nats.Conn // of its own, so that no call queues behind events
 	js       jetstream.JetStream
 	url      string
 }
@@ -234,14 +236,21 @@ func openBroker(ctx context.Context, cfg Config, log *slog.Logger) (*broker, err
 		}),
 	)
 	b := &broker{}
+	connect := func() (*nats.Conn, error) { return nats.Connect(cfg.NATSURL, options...) }
 	if cfg.NATSURL == "" {
 		makeRoomForSyncs(cfg)
-		err = b.embed(ctx, cfg, log, options)
+		if err := b.embed(ctx, cfg, log); err != nil {
+			return nil, err
+		}
+		connect = func() (*nats.Conn, error) { return b.embedded.Connect(options...) }
 	} else {
 		b.url = redact(cfg.NATSURL)
-		b.nc, err = nats.Connect(cfg.NATSURL, options...)
+	}
+	if b.nc, err = connect(); err == nil {
+		b.calls, err = connect()
 	}
 	if err != nil {
+		b.close(log)
 		return nil, err
 	}
 	b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(pipelineRequestTimeout))
@@ -266,7 +275,7 @@ func makeRoomForSyncs(cfg Config) {
 	}
 }
 
-func (b *broker) embed(ctx context.Context, cfg Config, log *slog.Logger, options []nats.Option) (err error) {
+func (b *broker) embed(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 	b.embedded, err = embedded.Start(ctx, embedded.Config{
 		DataDir: cfg.DataDir, Addr: string(cfg.EmbeddedAddr), Token: cfg.EmbeddedToken,
 		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), Logger: log,
@@ -277,10 +286,7 @@ func (b *broker) embed(ctx context.Context, cfg Config, log *slog.Logger, option
 	if b.url = b.embedded.ClientURL(); b.url == "" {
 		b.url = "in-process"
 	}
-	if b.nc, err = b.embedded.Connect(options...); err != nil {
-		b.close(log)
-	}
-	return err
+	return nil
 }
 
 func (b *broker) storeBytes() int64 {
@@ -346,8 +352,10 @@ func unreachable(err error) bool {
 
 // close ends the connection and then the embedded server.
 func (b *broker) close(log *slog.Logger) {
-	if b.nc != nil {
-		b.nc.Close()
+	for _, nc := range []*nats.Conn{b.calls, b.nc} {
+		if nc != nil {
+			nc.Close()
+		}
 	}
 	if b.embedded != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)

@@ -1,0 +1,214 @@
+package consumers
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+
+	"backstop/dispatcher"
+	"backstop/streams"
+	"backstop/streams/manifest"
+)
+
+// incoming is a call as it came.
+type incoming struct {
+	received       time.Time
+	subject, reply string
+	header         nats.Header
+	payload        []byte
+	id             string // X-Request-ID; set by call
+}
+
+// call answers one call: it finds the endpoint, works out how long there is,
+// and runs the chain, which ends with a fallback when the app can't answer.
+func (p *Pipeline) call(c *incoming) (streams.EndpointID, streams.Reply) {
+	c.id = callID(c.header.Get(streams.HeaderMsgID))
+	_, id, err := streams.ParseSubject(c.subject)
+	if err != nil || id.App == "" {
+		return streams.EndpointID{}, failure(dispatcher.ReasonNoRoute, streams.CodeNoRoute,
+			"a call goes to calls.<capability>.<app>, and "+strconv.Quote(c.subject)+" is not that")
+	}
+	if code, why := checkCall(c.payload); code != "" {
+		return id, failure(dispatcher.ReasonBadPayload, code, why)
+	}
+	patience, err := parsePatience(c.header)
+	if err != nil {
+		return id, failure(dispatcher.ReasonBadPayload, streams.CodeBadTimeout, err.Error())
+	}
+	e := p.find(id, c.received.Add(min(patience, routePatience)))
+	if e == nil {
+		return id, failure(dispatcher.ReasonNoRoute, streams.CodeNoRoute, p.noRoute(streams.Event{EndpointID: id}, false))
+	}
+	config := e.declared.Load().config
+	if config.Async {
+		return id, failure(dispatcher.ReasonNoRoute, streams.CodeNotACall,
+			fmt.Sprintf("the webhook of %s for %s takes events only (\"async\": true); publish to events.%s.%s", id.App, id.Capability, id.Capability, id.App))
+	}
+	timeout := min(config.Timeout, patience)
+	ctx, cancel := context.WithDeadline(p.work, c.received.Add(timeout-wayBack(timeout)))
+	defer cancel()
+	if ctx.Err() != nil {
+		return id, failure(dispatcher.ReasonTimeout, streams.CodeDeadlineExceeded,
+			fmt.Sprintf("%s leaves no time to ask anybody", streams.HeaderTimeoutMs))
+	}
+	return id, replyOf(p.ask(ctx, e, config, c))
+}
+
+// ask makes the call.
+func (p *Pipeline) ask(ctx context.Context, e *endpoint, config manifest.Endpoint, c *incoming) dispatcher.Outcome {
+	return p.answer(ctx, dispatcher.Call{
+		Event: streams.Event{
+			ID: c.id, EndpointID: e.id, Payload: c.payload, PublishedAt: c.received,
+			TraceParent: c.header.Get(streams.HeaderTraceParent), TraceState: c.header.Get(streams.HeaderTraceState),
+		},
+		Endpoint: config, Attempt: 1, Sync: true, Refuse: e.refuses(time.Now()),
+	})
+}
+
+// learning is the stage between the app's answer and the fallback: it makes
+// known what the answer says about the endpoint.
+func (p *Pipeline) learning(next dispatcher.Handler) dispatcher.Handler {
+	return func(ctx context.Context, c dispatcher.Call) dispatcher.Outcome {
+		out := next(ctx, c)
+		e := p.fleet.get(c.Endpoint.EndpointID)
+		p.notify(e, out)
+		if out.Gone {
+			p.aside(func() { p.disable(e) }) // writes to the bucket; the caller waits for nothing
+		}
+		if out.PauseEndpoint {
+			e.pause(time.Now().Add(delay(c.Endpoint.Retry, 1, out.RetryAfter)))
+		}
+		return out
+	}
+}
+
+// callID returns the call's id: the caller's, a hash of one that is outside
+// the alphabet, or a new one.
+func callID(given string) string {
+	switch {
+	case given == "":
+		return nuid.Next()
+	case streams.ValidID(given):
+		return given
+	}
+	sum := sha256.Sum256([]byte(given))
+	return hex.EncodeToString(sum[:16])
+}
+
+// checkCall finds what makes a payload no call.
+func checkCall(payload []byte) (code, why string) {
+	switch {
+	case len(payload) == 0:
+		return streams.CodeBadPayload, "the payload is empty; it has to be JSON"
+	case len(payload) > streams.MaxPayload:
+		return streams.CodePayloadTooLarge, fmt.Sprintf("the payload has %d bytes; at most %d are passed on", len(payload), streams.MaxPayload)
+	case !json.Valid(payload):
+		return streams.CodeBadPayload, "the payload is not JSON"
+	}
+	return "", ""
+}
+
+// forever is the patience of a caller that doesn't say: the webhook's timeout
+// decides. It is also the most that is believed of one that does.
+const forever = time.Hour
+
+// parsePatience reads how long the caller waits. Zero and less mean that it
+// doesn't any more. The error says that it is not a number.
+func parsePatience(h nats.Header) (time.Duration, error) {
+	given := strings.TrimSpace(h.Get(streams.HeaderTimeoutMs))
+	if given == "" {
+		return forever, nil
+	}
+	ms, err := strconv.ParseInt(given, 10, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange) && given[0] == '-':
+		return 0, nil
+	case errors.Is(err, strconv.ErrRange):
+		return forever, nil
+	case err != nil:
+		return 0, fmt.Errorf("%s is %.40q; it has to be whole milliseconds, such as 1500", streams.HeaderTimeoutMs, given)
+	}
+	return time.Duration(min(max(ms, 0), forever.Milliseconds())) * time.Millisecond, nil
+}
+
+// What is kept of a call's time for the reply's way back: NATS takes well
+// below a millisecond, a busy machine some more until a goroutine runs.
+const (
+	leastWayBack = 2 * time.Millisecond
+	mostWayBack  = 40 * time.Millisecond
+)
+
+func wayBack(timeout time.Duration) time.Duration {
+	return min(max(timeout/50, leastWayBack), mostWayBack)
+}
+
+// replyOf turns an outcome into the reply, but for what the responder knows.
+func replyOf(out dispatcher.Outcome) streams.Reply {
+	switch {
+	case out.Verdict == dispatcher.Delivered:
+		r := streams.Reply{Success: true, Data: out.Data, Source: out.Source, Reason: replyReason(out.Reason)}
+		switch {
+		case r.Source == "" && out.Accepted:
+			r.Source = streams.SourcePending
+		case r.Source == "":
+			r.Source = streams.SourceApp
+		case r.Source == streams.SourceCache:
+			age := out.Age.Milliseconds()
+			r.AgeMs = &age
+		}
+		return r
+	case out.AppError != nil && out.Verdict == dispatcher.Rejected:
+		return streams.Reply{Error: &streams.ReplyError{Code: out.AppError.Code, Message: out.AppError.Message}, Source: streams.SourceApp}
+	default:
+		code, message := explainFailure(out.Reason)
+		return failure(out.Reason, code, message)
+	}
+}
+
+// failure is the reply of a call that nobody could answer.
+func failure(reason dispatcher.Reason, code, message string) streams.Reply {
+	return streams.Reply{Error: &streams.ReplyError{Code: code, Message: message}, Source: streams.SourceNone, Reason: replyReason(reason)}
+}
+
+// replyReason is the reason as the contract's section 7 has it: to a caller, a
+// fault between us and the app is one of the connection, whosever it is.
+func replyReason(reason dispatcher.Reason) string {
+	if reason == dispatcher.ReasonLocal {
+		reason = dispatcher.ReasonConnection
+	}
+	return string(reason)
+}
+
+// explainFailure returns the code and a message, fit for a person, for a call
+// that neither the app nor a fallback answered. What the app said or how its
+// host is called is for the delivery log, and not for whoever plays a quiz.
+func explainFailure(reason dispatcher.Reason) (code, message string) {
+	switch reason {
+	case dispatcher.ReasonSaturated, dispatcher.ReasonRateLimited:
+		return streams.CodeAppBusy, "the app has as many requests as it takes; try again in a moment"
+	case dispatcher.ReasonDisabled:
+		return streams.CodeEndpointDisabled, "the app has switched this off for now"
+	case dispatcher.ReasonTimeout:
+		return streams.CodeAppUnavailable, "the app did not answer in time"
+	case dispatcher.ReasonCircuitOpen:
+		return streams.CodeAppUnavailable, "the app is not answering at the moment"
+	case dispatcher.ReasonBlockedAddress:
+		return streams.CodeAppUnavailable, "the app's address may not be reached; an operator has to look at its manifest"
+	case dispatcher.ReasonBadResponse:
+		return streams.CodeAppUnavailable, "the app's answer can't be used"
+	case dispatcher.ReasonLocal:
+		return streams.CodeInternal, "Backstop could not reach the app"
+	case dispatcher.ReasonConnection, dispatcher.ReasonStatus, dispatcher.ReasonRejected,
+		dispatcher.ReasonNoRoute, dispatcher.ReasonBadPayload:
+	}
+	return streams.CodeAppUnavailable, "the app could not answer"
+}
