@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,7 +25,6 @@ import (
 
 func newBenchCommand(a *app) *cobra.Command {
 	var (
-		only     []string
 		span     time.Duration
 		workers  int
 		asJSON   bool
@@ -32,25 +32,30 @@ func newBenchCommand(a *app) *cobra.Command {
 		profile  string
 	)
 	cmd := &cobra.Command{
-		Use:   "bench",
+		Use:   "bench [SCENARIO…]",
 		Short: "Measure this build on this machine, next to a bare HTTP loop",
 		Long: `Runs a pipeline of its own in a temporary directory, with signing, breakers,
 limits, metrics and the delivery log on, against a receiver in another process,
-and measures deliveries a second, CPU, latency, what hanging endpoints cost the
-healthy ones, and what idle endpoints cost. Each figure stands next to that of
+and measures deliveries a second and CPU (throughput), the way of single events
+(latency), what hanging endpoints cost the healthy ones (isolation), what idle
+endpoints cost (idle), and what a call takes (calls). Each figure stands next to that of
 a bare HTTP loop of the same run; compare those ratios, not runs.`,
 		Example: `  backstop bench
-  backstop bench --only throughput --span 10s
+  backstop bench throughput latency --span 10s
+  backstop bench calls
   backstop bench --json > before.json`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		ValidArgs: benchScenarios(),
+		Args: func(_ *cobra.Command, args []string) error {
+			for _, name := range args {
+				if !slices.Contains(benchScenarios(), name) {
+					return fmt.Errorf("there is no scenario %q; there are %s", name, strings.Join(benchScenarios(), ", "))
+				}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, only []string) error {
 			if receiver {
 				return bench.Receive(cmd.Context(), a.in, a.out)
-			}
-			for _, name := range only {
-				if !isScenario(name) {
-					return usageErrorf("--only %s: there are throughput, latency, isolation and idle", name)
-				}
 			}
 			r := &benchRun{app: a, span: span, workers: workers, only: only}
 			if !asJSON {
@@ -74,7 +79,6 @@ a bare HTTP loop of the same run; compare those ratios, not runs.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringSliceVar(&only, "only", nil, "scenarios to run: throughput, latency, isolation, idle (default all)")
 	cmd.Flags().DurationVar(&span, "span", 5*time.Second, "how long each measurement takes")
 	cmd.Flags().IntVar(&workers, "workers", 64, "connections of the bare HTTP loop")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -99,12 +103,9 @@ func startProfile(file string) (stop func(), err error) {
 	}, nil
 }
 
-func isScenario(name string) bool {
-	switch name {
-	case "throughput", "latency", "isolation", "idle":
-		return true
-	}
-	return false
+// benchScenarios are what can be measured, in the order of measuring.
+func benchScenarios() []string {
+	return []string{"throughput", "latency", "isolation", "idle", "calls"}
 }
 
 // benchRow is one measurement.
@@ -172,7 +173,7 @@ func (r *benchRun) run(ctx context.Context) error {
 	for _, s := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"throughput", r.throughput}, {"latency", r.latency}, {"isolation", r.isolation}, {"idle", r.idle}} {
+	}{{"throughput", r.throughput}, {"latency", r.latency}, {"isolation", r.isolation}, {"idle", r.idle}, {"calls", r.calls}} {
 		if r.wants(s.name) {
 			if err := s.run(ctx); err != nil {
 				return fmt.Errorf("bench %s: %w", s.name, err)
@@ -218,8 +219,12 @@ func (r *benchRun) within(ctx context.Context, sync string, do func(context.Cont
 	return errors.Join(err, <-done)
 }
 
-// benchApply declares an app whose webhooks are all async, with a secret.
-func (c *client) benchApply(ctx context.Context, app, baseURL string, capabilities ...string) error {
+// benchConcurrency is as many calls as a scenario makes at once; more would be
+// refused.
+const benchConcurrency = 64
+
+// benchApply declares an app, with a secret.
+func (c *client) benchApply(ctx context.Context, app, baseURL string, async bool, capabilities ...string) error {
 	sealed, err := c.js.KeyValue(ctx, streams.SecretsBucket)
 	if err != nil {
 		return err
@@ -233,7 +238,11 @@ func (c *client) benchApply(ctx context.Context, app, baseURL string, capabiliti
 	}
 	hooks := map[string]any{}
 	for _, name := range capabilities {
-		hooks[name] = map[string]any{"path": "/" + app, "async": true}
+		hook := map[string]any{"path": "/" + app, "async": async}
+		if !async {
+			hook["concurrency"] = benchConcurrency
+		}
+		hooks[name] = hook
 	}
 	data, err := json.Marshal(map[string]any{"appId": app, "name": app, "baseUrl": baseURL, "webhooks": hooks})
 	if err != nil {

@@ -19,7 +19,7 @@ func (r *benchRun) spread(ctx context.Context, t bench.Target, prefix, url strin
 	ids := make([]streams.EndpointID, apps)
 	for i := range ids {
 		ids[i] = streams.EndpointID{Capability: fmt.Sprintf("capability%d", i%capabilities), App: prefix + strconv.Itoa(i)}
-		if err := t.Apply(ctx, ids[i].App, url, ids[i].Capability); err != nil {
+		if err := t.Apply(ctx, ids[i].App, url, true, ids[i].Capability); err != nil {
 			return nil, err
 		}
 	}

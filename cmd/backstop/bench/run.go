@@ -22,9 +22,9 @@ import (
 type Target struct {
 	NC *nats.Conn
 	JS jetstream.JetStream
-	// Apply declares the app with one async webhook for each capability, at
-	// baseURL/<app>, and returns when it is published to disk.
-	Apply func(ctx context.Context, app, baseURL string, capabilities ...string) error
+	// Apply declares the app with one webhook for each capability, at
+	// baseURL/<app>, and returns when that is stored.
+	Apply func(ctx context.Context, app, baseURL string, async bool, capabilities ...string) error
 }
 
 // Receiver is the receiving process.
