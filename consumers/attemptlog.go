@@ -12,8 +12,8 @@ import (
 	"backstop/streams"
 )
 
-// How the delivery log is written: in batches with one sync each, and never in
-// the way of an event.
+// How the delivery log is written: many entries at a time, and never in the way
+// of an event.
 const (
 	attemptBuffer = 16_384
 	attemptBatch  = 500
@@ -102,7 +102,7 @@ func (l *AttemptLog) collect(ctx context.Context, batch []*nats.Msg) []*nats.Msg
 func (l *AttemptLog) write(batch []*nats.Msg) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	if err := streams.PublishBatch(ctx, l.nc, batch); err != nil {
+	if err := streams.PublishRun(ctx, l.nc, batch); err != nil {
 		l.dropped.Add(uint64(len(batch)))
 		l.log.Warn("entries of the delivery log were dropped", "count", len(batch), "error", err)
 	}

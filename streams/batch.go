@@ -12,6 +12,30 @@ import (
 	"github.com/nats-io/nuid"
 )
 
+// PublishRun stores messages of one stream one after the other and waits for
+// the last only: what came before it on the same connection is stored then,
+// too. It is for what may be lost, as the delivery log: after an error any of
+// them may be missing. Of an atomic batch the broker makes a small store on
+// disk and removes it again, which at ten a second cost a fifth of its time.
+func PublishRun(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	reconnects := nc.Stats().Reconnects
+	for _, msg := range msgs[:len(msgs)-1] {
+		if err := nc.PublishMsg(msg); err != nil {
+			return fmt.Errorf("publish a run: %w", err)
+		}
+	}
+	if _, err := requestAck(ctx, nc, msgs[len(msgs)-1]); err != nil {
+		return fmt.Errorf("publish a run: %w", err)
+	}
+	if nc.Stats().Reconnects != reconnects {
+		return errors.New("publish a run: the connection was lost in the middle")
+	}
+	return nil
+}
+
 // MaxBatch is the most messages that JetStream stores as one atomic batch.
 const MaxBatch = 1000
 
@@ -26,7 +50,7 @@ const (
 // none, with a single sync to disk: with "sync always" it stores some 26,000
 // events a second in batches of 100, where one by one it is 4,200. It pays
 // above about twenty. The stream must allow atomic publishing, as those of
-// events and attempts do.
+// events and LANES do.
 //
 // One message whose Nats-Msg-Id was stored before makes the broker refuse the
 // whole batch. The error is nil only when everything is stored.
@@ -52,22 +76,32 @@ func PublishBatch(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg) error {
 			return fmt.Errorf("publish a batch: %w", err)
 		}
 	}
-	reply, err := nc.RequestMsgWithContext(ctx, last)
-	if err != nil {
+	count, err := requestAck(ctx, nc, last)
+	switch {
+	case err != nil:
 		return fmt.Errorf("publish a batch: %w", err)
+	case count != len(msgs):
+		return errors.New("publish a batch: the broker stored another number of messages than were sent")
+	}
+	return nil
+}
+
+// requestAck sends a message and waits for the broker's word that it is
+// stored; of an atomic batch's last message that tells how many were.
+func requestAck(ctx context.Context, nc *nats.Conn, msg *nats.Msg) (count int, err error) {
+	reply, err := nc.RequestMsgWithContext(ctx, msg)
+	if err != nil {
+		return 0, err
 	}
 	var ack struct {
 		Error *jetstream.APIError `json:"error"`
 		Count int                 `json:"count"`
 	}
-	if err := json.Unmarshal(reply.Data, &ack); err != nil {
-		return fmt.Errorf("publish a batch: the broker's answer can't be read: %w", err)
-	}
-	switch {
+	switch err := json.Unmarshal(reply.Data, &ack); {
+	case err != nil:
+		return 0, fmt.Errorf("the broker's answer can't be read: %w", err)
 	case ack.Error != nil:
-		return fmt.Errorf("publish a batch: %w", storeError(ack.Error))
-	case ack.Count != len(msgs):
-		return errors.New("publish a batch: the broker stored another number of messages than were sent")
+		return 0, storeError(ack.Error)
 	}
-	return nil
+	return ack.Count, nil
 }

@@ -95,6 +95,45 @@ func TestEnsureIsIdempotentAndKeepsData(t *testing.T) {
 	}
 }
 
+// TestStreamOfAnEarlierVersionIsKept: how a stream reaches the disk can't be
+// changed, and what can't be changed must not stop the start.
+func TestStreamOfAnEarlierVersionIsKept(t *testing.T) {
+	b := setup(t)
+	b.must(b.js.DeleteStream(b.ctx, streams.AttemptStream))
+	_, err := b.js.CreateStream(b.ctx, jetstream.StreamConfig{
+		Name: streams.AttemptStream, Subjects: []string{"attempts.*.*"}, AllowAtomicPublish: true,
+	})
+	b.must(err)
+	b.must(b.topology.Ensure(b.ctx))
+	s, err := b.js.Stream(b.ctx, streams.AttemptStream)
+	b.must(err)
+	if got := s.CachedInfo().Config; got.PersistMode != jetstream.DefaultPersistMode || got.Description == "" {
+		t.Errorf("the stream is now %+v", got)
+	}
+}
+
+func TestPublishRun(t *testing.T) {
+	b := setup(t)
+	run := func(subject string, n int) []*nats.Msg {
+		msgs := make([]*nats.Msg, n)
+		for i := range msgs {
+			msgs[i] = nats.NewMsg(subject)
+		}
+		return msgs
+	}
+	for _, n := range []int{0, 1, 500} {
+		b.must(streams.PublishRun(b.ctx, b.nc, run("attempts.analytics.quiz", n)))
+	}
+	s, err := b.js.Stream(b.ctx, streams.AttemptStream)
+	b.must(err)
+	if got := s.CachedInfo().State.Msgs; got != 501 {
+		t.Errorf("%d messages are stored, want 501", got)
+	}
+	if err := streams.PublishRun(b.ctx, b.nc, run("nowhere.at.all", 2)); err == nil {
+		t.Error("a run that no stream takes was no error")
+	}
+}
+
 func TestSmallStoreHalvesReservations(t *testing.T) {
 	b := setup(t, natstest.StoreMax(1<<30-5<<20)) // so that the shares don't fit exactly
 	full := int64(0)

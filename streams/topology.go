@@ -271,14 +271,14 @@ func (t *Topology) streams() []jetstream.StreamConfig {
 			AllowDirect: true,
 		},
 		{
-			Name:               AttemptStream,
-			Description:        "Delivery log: every attempt at every webhook",
-			Subjects:           []string{"attempts.*.*"},
-			Discard:            jetstream.DiscardOld,
-			MaxAge:             24 * time.Hour,
-			MaxBytes:           t.share(64, 16<<20, 512<<20),
-			AllowDirect:        true,
-			AllowAtomicPublish: true,
+			Name:        AttemptStream,
+			Description: "Delivery log: every attempt at every webhook",
+			Subjects:    []string{"attempts.*.*"},
+			Discard:     jetstream.DiscardOld,
+			MaxAge:      24 * time.Hour,
+			MaxBytes:    t.share(64, 16<<20, 512<<20),
+			AllowDirect: true,
+			PersistMode: t.relaxed(),
 		},
 		{
 			Name:        AdvisoryStream,
@@ -318,6 +318,17 @@ func (t *Topology) share(parts, least, most int64) int64 {
 	return min(max(t.set.StoreBytes/parts, least), most)
 }
 
+// relaxed is how a stream is kept whose last second may be lost with the
+// power: not synced with every message, whatever the server does for the
+// others. On a cluster the other servers have a copy, and JetStream allows no
+// less than that.
+func (t *Topology) relaxed() jetstream.PersistModeType {
+	if t.set.Replicas > 1 {
+		return jetstream.DefaultPersistMode
+	}
+	return jetstream.AsyncPersistMode
+}
+
 // smallestStream is where ensureStream stops halving a reservation.
 const smallestStream = 2 << 20
 
@@ -332,6 +343,12 @@ func (t *Topology) ensureStream(ctx context.Context, cfg jetstream.StreamConfig)
 	cfg.Metadata = maps.Clone(cfg.Metadata)
 	for {
 		err := patiently(ctx, func(ctx context.Context) error {
+			if cfg.PersistMode != jetstream.DefaultPersistMode {
+				// It can't be changed: a stream of an earlier version keeps its own.
+				if s, err := t.js.Stream(ctx, cfg.Name); err == nil {
+					cfg.PersistMode = s.CachedInfo().Config.PersistMode
+				}
+			}
 			_, err := t.js.CreateOrUpdateStream(ctx, cfg)
 			return err
 		})
