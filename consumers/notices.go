@@ -31,8 +31,9 @@ type notices struct {
 }
 
 type noticeKey struct {
-	kind streams.NoticeKind
-	id   streams.EndpointID
+	kind   streams.NoticeKind
+	id     streams.EndpointID
+	reason string // what is counted apart within a kind; "" for nothing
 }
 
 // noticeCount is what was seen of one kind since its last notice.
@@ -41,7 +42,12 @@ type noticeCount struct {
 	count   int
 	message string
 	details map[string]any
+	audits  []map[string]any
 }
+
+// maxAudits bounds the audits of one notice, a few hundred bytes each, to what
+// a message can carry.
+const maxAudits = 500
 
 func newNotices(js jetstream.JetStream, log *slog.Logger) *notices {
 	return &notices{js: js, log: log, out: make(chan streams.Notice, noticeBacklog), counts: make(map[noticeKey]*noticeCount)}
@@ -60,9 +66,15 @@ func (n *notices) send(kind streams.NoticeKind, id streams.EndpointID, message s
 // add publishes a notice at once if there was none of its kind for the
 // endpoint within noticeEvery, and otherwise counts it for the next.
 func (n *notices) add(kind streams.NoticeKind, id streams.EndpointID, message string, details map[string]any) {
+	n.addAudited(noticeKey{kind: kind, id: id}, message, details, nil)
+}
+
+// addAudited is add for what is counted apart within a kind, with what is to be
+// audited of each (nil for nothing): those are kept one by one, where of the
+// details only the last are.
+func (n *notices) addAudited(key noticeKey, message string, details, audit map[string]any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	key := noticeKey{kind, id}
 	c := n.counts[key]
 	if c == nil {
 		c = &noticeCount{}
@@ -70,6 +82,9 @@ func (n *notices) add(kind streams.NoticeKind, id streams.EndpointID, message st
 	}
 	c.count++
 	c.message, c.details = message, details
+	if audit != nil && len(c.audits) < maxAudits {
+		c.audits = append(c.audits, audit)
+	}
 	if now := time.Now(); now.Sub(c.sent) >= noticeEvery {
 		n.flush(key, c, now)
 	}
@@ -79,8 +94,11 @@ func (n *notices) add(kind streams.NoticeKind, id streams.EndpointID, message st
 func (n *notices) flush(key noticeKey, c *noticeCount, now time.Time) {
 	details := map[string]any{"count": c.count}
 	maps.Copy(details, c.details)
+	if len(c.audits) > 0 {
+		details["audits"] = c.audits
+	}
 	n.send(key.kind, key.id, c.message, details)
-	c.sent, c.count = now, 0
+	c.sent, c.count, c.audits = now, 0, nil
 }
 
 // sweep sends what has waited for its minute, and forgets what has been quiet

@@ -40,9 +40,10 @@ type Config struct {
 	// Calls is the connection that calls come and are answered on. One of its
 	// own keeps them from queueing behind events. Nil answers no calls.
 	Calls *nats.Conn
-	// Fallback is the stage that answers calls which the app doesn't. Nil
-	// leaves them with an error.
-	Fallback dispatcher.Stage
+	// Fallback returns the stage that answers calls which the app doesn't; it
+	// may use the pipeline's Enqueue and FallbackUsed. Nil leaves those calls
+	// with an error.
+	Fallback func(*Pipeline) dispatcher.Stage
 	// Breakers and Limits are those that Deliver uses.
 	Breakers *breaker.Set
 	Limits   *limit.Set
@@ -116,9 +117,6 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if cfg.Drain <= 0 {
 		cfg.Drain = 35 * time.Second
 	}
-	if cfg.Fallback == nil {
-		cfg.Fallback = func(next dispatcher.Handler) dispatcher.Handler { return next }
-	}
 	if cfg.Observer == nil {
 		cfg.Observer = noObserver{}
 	}
@@ -137,7 +135,10 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 		stopping: make(chan struct{}), ready: make(chan struct{}),
 	}
 	p.work, p.cutOff = context.WithCancel(context.WithoutCancel(ctx))
-	p.answer = dispatcher.Chain(cfg.Deliver, cfg.Fallback, p.learning)
+	p.answer = dispatcher.Chain(cfg.Deliver, p.learning)
+	if cfg.Fallback != nil {
+		p.answer = dispatcher.Chain(p.answer, cfg.Fallback(p))
+	}
 	p.fleet = newFleet(cfg, p.attempt, &p.busy)
 	p.capabilities = newCapabilities(p)
 	p.lanes = newLanes(p)

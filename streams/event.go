@@ -144,6 +144,15 @@ func (e Event) LaneMsg() *nats.Msg {
 	return msg
 }
 
+// QueuedMsg returns the message that makes an event of a call in its
+// endpoint's own lane. Its de-duplication key is the id: a caller who calls
+// again with the same id, having missed the answer, means the same event.
+func (e Event) QueuedMsg() *nats.Msg {
+	msg := e.LaneMsg()
+	msg.Header.Set(HeaderMsgID, "queued:"+e.Capability+":"+e.App+":"+e.ID)
+	return msg
+}
+
 // CopyMsg returns the copy of a broadcast for one app, to be published on the
 // app's own subject. It keeps the broadcast's id; its de-duplication key is
 // made of the broadcast's origin and the app, so that fanning out again after

@@ -10,9 +10,11 @@ import (
 // NoticeKind is what a notice is about; it is also the last token of its subject.
 type NoticeKind string
 
-// The kinds of the contract's section 10 that the event pipeline sends, and
-// NoticeDiscarded, the record of who discarded a dead letter.
+// The kinds of the contract's section 10, and NoticeDiscarded, the record of
+// who discarded a dead letter.
 const (
+	NoticeFallbackUsed     NoticeKind = "fallback_used"
+	NoticePendingCreated   NoticeKind = "pending_created"
 	NoticeBreakerOpened    NoticeKind = "breaker_opened"
 	NoticeBreakerClosed    NoticeKind = "breaker_closed"
 	NoticeEndpointDisabled NoticeKind = "endpoint_disabled"
