@@ -127,8 +127,8 @@ const (
 	AppsBucket     = "apps"     // app → manifest
 	BreakersBucket = "breakers" // <capability>.<app> → gate: open, forced open, disabled
 	SecretsBucket  = "secrets"  // app → sealed signing secrets
-	CacheBucket    = "cache"    // answers for the cached fallback
-	PendingBucket  = "pending"  // calls that wait for a person
+	CacheBucket    = "cache"    // <capability>.<app>.<hash> → answers for the cached fallback
+	PendingBucket  = "pending"  // <capability>.<app>.<id> → a call that waits for a person
 	HealthBucket   = "health"   // app → last health check
 	LeasesBucket   = "leases"   // singleton task → replica
 )

@@ -27,6 +27,9 @@ const (
 	// deadLetterDuplicates is how long an event can have only one dead letter
 	// for each endpoint, however often a process dies while writing it.
 	deadLetterDuplicates = 24 * time.Hour
+	// MaxCacheAge is how long an answer is kept for the cached fallback, and
+	// so the most that a manifest's ttl may ask for.
+	MaxCacheAge = 24 * time.Hour
 	// leaseTTL is how long a lease outlives its holder.
 	leaseTTL = 10 * time.Second
 )
@@ -288,6 +291,26 @@ func (t *Topology) streams() []jetstream.StreamConfig {
 			Discard:     jetstream.DiscardOld,
 			MaxBytes:    t.share(256, 8<<20, 64<<20),
 		},
+		t.cacheStream(),
+	}
+}
+
+// cacheStream is the bucket of cached answers, made as the stream that a bucket
+// is: the client library makes buckets that refuse writes when they are full,
+// while a full cache should let go of what is oldest.
+func (t *Topology) cacheStream() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              "KV_" + CacheBucket,
+		Description:       "Answers kept for the cached fallback: <capability>.<app>.<hash of the key>",
+		Subjects:          []string{"$KV." + CacheBucket + ".>"},
+		MaxMsgsPerSubject: 1,
+		Discard:           jetstream.DiscardOld,
+		MaxAge:            MaxCacheAge,
+		MaxBytes:          t.share(64, 16<<20, 1<<30),
+		Duplicates:        EventDuplicates,
+		AllowRollup:       true,
+		DenyDelete:        true,
+		AllowDirect:       true,
 	}
 }
 
@@ -298,15 +321,12 @@ func (t *Topology) buckets() []jetstream.KeyValueConfig {
 	apps := bucket(AppsBucket, "Manifests: app → what it declares (backstop apps)")
 	apps.History = 5
 	apps.Metadata = map[string]string{AllowedNetworksKey: t.set.AllowedNetworks}
-	cache := bucket(CacheBucket, "Answers kept for the cached fallback")
-	cache.TTL = 24 * time.Hour
 	leases := bucket(LeasesBucket, "Singleton task → the replica that does it")
 	leases.TTL = leaseTTL
 	return []jetstream.KeyValueConfig{
 		apps,
 		bucket(BreakersBucket, "Endpoints that are not simply open for traffic: <capability>.<app> → why and until when (backstop breakers)"),
 		bucket(SecretsBucket, "Signing secrets, sealed; only a pipeline with the key file can open them"),
-		cache,
 		bucket(PendingBucket, "Calls that wait for a person (backstop pending)"),
 		bucket(HealthBucket, "Last health check of each app"),
 		leases,

@@ -9,11 +9,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// List returns the current entry of every key, sorted by key. A listing that
+// List returns the current entry of every key, sorted by key; with filters
+// only of keys that match one, in which a token may be "*". A listing that
 // breaks off is an error and never a shorter list.
-func List(ctx context.Context, kv jetstream.KeyValue) ([]jetstream.KeyValueEntry, error) {
+func List(ctx context.Context, kv jetstream.KeyValue, filters ...string) ([]jetstream.KeyValueEntry, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	f := follower{kv: kv}
+	f := follower{kv: kv, filters: filters}
 	w, err := f.open(ctx, cancel)
 	if err != nil {
 		cancel()

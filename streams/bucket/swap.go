@@ -76,6 +76,17 @@ func Write(ctx context.Context, kv jetstream.KeyValue, key string, value []byte,
 	}
 }
 
+// Put sets a key whatever its revision is now, and returns the new one.
+func Put(ctx context.Context, kv jetstream.KeyValue, key string, value []byte) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	revision, err := kv.Put(ctx, key, value)
+	if err != nil {
+		return 0, fmt.Errorf("write %s to bucket %s: %w", key, kv.Bucket(), explain(err))
+	}
+	return revision, nil
+}
+
 // Remove deletes a key that has the given revision now, and returns
 // ErrConflict when it has another.
 func Remove(ctx context.Context, kv jetstream.KeyValue, key string, revision uint64) error {
@@ -111,15 +122,24 @@ func conflict(err error) bool {
 // Read returns the value and revision of a key; revision 0 means that there is
 // no such key.
 func Read(ctx context.Context, kv jetstream.KeyValue, key string) (value []byte, revision uint64, err error) {
+	entry, err := Get(ctx, kv, key)
+	if err != nil || entry == nil {
+		return nil, 0, err
+	}
+	return entry.Value(), entry.Revision(), nil
+}
+
+// Get returns the entry of a key; nil means that there is no such key.
+func Get(ctx context.Context, kv jetstream.KeyValue, key string) (jetstream.KeyValueEntry, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	entry, err := kv.Get(ctx, key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
-		return nil, 0, nil
+		return nil, nil //nolint:nilnil // as documented
 	case err != nil:
-		return nil, 0, fmt.Errorf("read %s from bucket %s: %w", key, kv.Bucket(), explain(err))
+		return nil, fmt.Errorf("read %s from bucket %s: %w", key, kv.Bucket(), explain(err))
 	default:
-		return entry.Value(), entry.Revision(), nil
+		return entry, nil
 	}
 }

@@ -90,10 +90,11 @@ type version struct {
 
 // follower is the state of a Watch that outlives one watcher of the library.
 type follower struct {
-	kv     jetstream.KeyValue
-	fn     func(Change)
-	known  map[string]version // what fn was told is there
-	loaded bool               // fn was told Loaded
+	kv      jetstream.KeyValue
+	fn      func(Change)
+	filters []string           // keys to follow; none means all
+	known   map[string]version // what fn was told is there
+	loaded  bool               // fn was told Loaded
 }
 
 var (
@@ -204,7 +205,11 @@ func (f *follower) finish(l *load) {
 // isn't answered.
 func (f *follower) open(ctx context.Context, cancel func()) (jetstream.KeyWatcher, error) {
 	giveUp := time.AfterFunc(answerWithin, cancel)
-	w, err := f.kv.WatchAll(ctx)
+	filters := f.filters
+	if len(filters) == 0 {
+		filters = []string{jetstream.AllKeys}
+	}
+	w, err := f.kv.WatchFiltered(ctx, filters)
 	if giveUp.Stop() {
 		return w, err
 	}

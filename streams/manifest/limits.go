@@ -27,7 +27,7 @@ const (
 	maxRateLimit   = 100_000 // above what one machine sends
 	minMaxAge      = 1000    // below it, events expire on their way
 	maxMaxAge      = 30 * day
-	maxTTL         = 30 * day
+	maxTTL         = day // the cache bucket keeps nothing for longer
 
 	maxHeaders     = 20
 	maxHeaderName  = 64
