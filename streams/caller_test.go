@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -131,6 +132,10 @@ func TestCallErrorsSurviveTheWire(t *testing.T) {
 		streams.CodeDeadlineExceeded: streams.ErrDeadlineExceeded,
 		streams.CodeInternal:         streams.ErrInternal,
 	}
+	guide, err := os.ReadFile("../docs/services.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	l := startLine(t)
 	l.respond(func(msg *nats.Msg) []byte { // the payload is the error to answer with
 		return fmt.Appendf(nil, `{"success":false,%s,"requestId":"r1","durationMs":3}`, bytes.TrimSuffix(bytes.TrimPrefix(msg.Data, []byte("{")), []byte("}")))
@@ -144,6 +149,9 @@ func TestCallErrorsSurviveTheWire(t *testing.T) {
 		return caller.Call(l.ctx, answer, "", fmt.Appendf(nil, `{"source":%q,"reason":"status","error":{"code":%q,"message":"Sorry."}}`, source, code))
 	}
 	for code, want := range sentinels {
+		if !bytes.Contains(guide, []byte("\n| `"+code+"` | ")) {
+			t.Errorf("docs/services.md has no row for %s", code)
+		}
 		reply, err := call(streams.SourceNone, code)
 		var detail *streams.CallError
 		if !errors.As(err, &detail) {
@@ -168,7 +176,7 @@ func TestCallErrorsSurviveTheWire(t *testing.T) {
 			t.Errorf("%s of an app passes for Backstop's", code)
 		}
 	}
-	_, err := call(streams.SourceApp, "already\nanswered")
+	_, err = call(streams.SourceApp, "already\nanswered")
 	var detail *streams.CallError
 	if !errors.As(err, &detail) || detail.Code != "already\nanswered" || detail.Source != streams.SourceApp {
 		t.Errorf("an app's own error came as %+v", detail)

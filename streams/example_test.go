@@ -21,36 +21,33 @@ import (
 // and two endpoints that answer calls.
 func connectExample() (nc *nats.Conn, stop func()) {
 	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		log.Fatal(err)
-	}
+	must(err)
 	ctx := context.Background()
 	srv, err := embedded.Start(ctx, embedded.Config{DataDir: dir, Addr: embedded.AddrOff})
-	if err != nil {
-		log.Fatal(err)
-	}
-	if nc, err = srv.Connect(); err != nil {
-		log.Fatal(err)
-	}
+	must(err)
+	nc, err = srv.Connect()
+	must(err)
 	js, err := jetstream.New(nc)
-	if err != nil {
-		log.Fatal(err)
-	}
-	if err := streams.NewTopology(js, streams.Settings{StoreBytes: 1 << 30}).EnsureCapability(ctx, "analytics"); err != nil {
-		log.Fatal(err)
-	}
+	must(err)
+	must(streams.NewTopology(js, streams.Settings{StoreBytes: 1 << 30}).EnsureCapability(ctx, "analytics"))
 	for subject, reply := range map[string]string{
 		"calls.quizAnswer.quiz": `{"success":true,"data":{"correct":true},"source":"app","requestId":"answer-17","durationMs":41}`,
 		"calls.quizAnswer.shop": `{"success":false,"error":{"code":"app_unavailable","message":"The app does not answer."},"source":"none","reason":"circuit_open","requestId":"answer-18","durationMs":0}`,
 	} {
-		if _, err := nc.Subscribe(subject, func(msg *nats.Msg) { _ = msg.Respond([]byte(reply)) }); err != nil {
-			log.Fatal(err)
-		}
+		_, err := nc.Subscribe(subject, func(msg *nats.Msg) { _ = msg.Respond([]byte(reply)) })
+		must(err)
 	}
 	return nc, func() {
 		nc.Close()
 		srv.Shutdown(ctx)
 		_ = os.RemoveAll(dir)
+	}
+}
+
+// must ends an example that can't be set up.
+func must(err error) {
+	if err != nil {
+		panic(err)
 	}
 }
 

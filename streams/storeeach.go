@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -25,10 +26,10 @@ func StoreEach(ctx context.Context, js jetstream.JetStream, msgs []*nats.Msg, st
 	if len(msgs) >= together {
 		last, err := publishBatch(ctx, js.Conn(), msgs)
 		if err == nil {
-			for i := range msgs {
-				ack := last // the messages of a batch have sequences in a row
-				ack.Sequence -= uint64(len(msgs) - 1 - i)
+			for i := range slices.Backward(msgs) {
+				ack := last
 				stored(i, &ack, nil)
+				last.Sequence-- // the messages of a batch have sequences in a row
 			}
 			return
 		}
