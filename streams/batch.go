@@ -53,14 +53,67 @@ const (
 // events and LANES do.
 //
 // One message whose Nats-Msg-Id was stored before makes the broker refuse the
-// whole batch. The error is nil only when everything is stored.
+// whole batch; StoreEach goes on from there. The error is nil only when
+// everything is stored.
 func PublishBatch(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg) error {
+	_, err := publishBatch(ctx, nc, msgs)
+	return err
+}
+
+// publishBatch is PublishBatch, and returns what the broker says of the last
+// message. The messages have no headers of the batch afterwards.
+func publishBatch(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg) (jetstream.PubAck, error) {
 	switch {
 	case len(msgs) == 0:
-		return nil
+		return jetstream.PubAck{}, nil
 	case len(msgs) > MaxBatch:
-		return fmt.Errorf("a batch of %d messages is too large: JetStream takes at most %d", len(msgs), MaxBatch)
+		return jetstream.PubAck{}, fmt.Errorf("a batch of %d messages is too large: JetStream takes at most %d", len(msgs), MaxBatch)
 	}
+	number(msgs)
+	defer unnumber(msgs)
+	last := msgs[len(msgs)-1]
+	for _, msg := range msgs[:len(msgs)-1] {
+		if err := nc.PublishMsg(msg); err != nil {
+			return jetstream.PubAck{}, fmt.Errorf("publish a batch: %w", err)
+		}
+	}
+	ack, err := requestAck(ctx, nc, last)
+	switch {
+	case err != nil:
+		return jetstream.PubAck{}, fmt.Errorf("publish a batch: %w", err)
+	case ack.Count != len(msgs):
+		return jetstream.PubAck{}, errors.New("publish a batch: the broker stored another number of messages than were sent")
+	}
+	return ack.PubAck, nil
+}
+
+// pubAck is the broker's word that it has stored a message; of the last of an
+// atomic batch it also says how many those are.
+type pubAck struct {
+	jetstream.PubAck
+
+	Error *jetstream.APIError `json:"error"`
+	Count int                 `json:"count"`
+}
+
+// requestAck sends a message and waits for the broker's word.
+func requestAck(ctx context.Context, nc *nats.Conn, msg *nats.Msg) (pubAck, error) {
+	reply, err := nc.RequestMsgWithContext(ctx, msg)
+	if err != nil {
+		return pubAck{}, err
+	}
+	var ack pubAck
+	switch err := json.Unmarshal(reply.Data, &ack); {
+	case err != nil:
+		return pubAck{}, fmt.Errorf("the broker's answer can't be read: %w", err)
+	case ack.Error != nil:
+		return pubAck{}, storeError(ack.Error)
+	}
+	return ack, nil
+}
+
+// number makes one batch of the messages.
+func number(msgs []*nats.Msg) {
 	id := nuid.Next()
 	for i, msg := range msgs {
 		if msg.Header == nil {
@@ -69,39 +122,14 @@ func PublishBatch(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg) error {
 		msg.Header.Set(headerBatchID, id)
 		msg.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
 	}
-	last := msgs[len(msgs)-1]
-	last.Header.Set(headerBatchCommit, "1")
-	for _, msg := range msgs[:len(msgs)-1] {
-		if err := nc.PublishMsg(msg); err != nil {
-			return fmt.Errorf("publish a batch: %w", err)
-		}
-	}
-	count, err := requestAck(ctx, nc, last)
-	switch {
-	case err != nil:
-		return fmt.Errorf("publish a batch: %w", err)
-	case count != len(msgs):
-		return errors.New("publish a batch: the broker stored another number of messages than were sent")
-	}
-	return nil
+	msgs[len(msgs)-1].Header.Set(headerBatchCommit, "1")
 }
 
-// requestAck sends a message and waits for the broker's word that it is
-// stored; of an atomic batch's last message that tells how many were.
-func requestAck(ctx context.Context, nc *nats.Conn, msg *nats.Msg) (count int, err error) {
-	reply, err := nc.RequestMsgWithContext(ctx, msg)
-	if err != nil {
-		return 0, err
+// unnumber makes single messages again of those of a batch.
+func unnumber(msgs []*nats.Msg) {
+	for _, msg := range msgs {
+		msg.Header.Del(headerBatchID)
+		msg.Header.Del(headerBatchSequence)
+		msg.Header.Del(headerBatchCommit)
 	}
-	var ack struct {
-		Error *jetstream.APIError `json:"error"`
-		Count int                 `json:"count"`
-	}
-	switch err := json.Unmarshal(reply.Data, &ack); {
-	case err != nil:
-		return 0, fmt.Errorf("the broker's answer can't be read: %w", err)
-	case ack.Error != nil:
-		return 0, storeError(ack.Error)
-	}
-	return ack.Count, nil
 }

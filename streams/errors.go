@@ -8,18 +8,20 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Errors of publishing, to be told apart with errors.Is.
+// Errors of publishing, and some of calls too, to be told apart with errors.Is.
 var (
 	// ErrNoStream: no app declares the capability as async, so nothing would
 	// ever read the event.
 	ErrNoStream = errors.New("no app takes events of this capability")
 	// ErrStreamFull: the stream has reached its limit, and nothing was stored.
 	ErrStreamFull = errors.New("the stream is full")
-	// ErrTooLarge: the message is larger than the stream takes.
-	ErrTooLarge = errors.New("the event is too large")
+	// ErrTooLarge: the event is larger than the stream takes, or the payload
+	// of a call larger than MaxPayload.
+	ErrTooLarge = errors.New("the payload is too large")
 	// ErrUnavailable: NATS or JetStream doesn't answer; the event may or may
-	// not have been stored. Publish it again with the same id.
-	ErrUnavailable = errors.New("JetStream doesn't answer")
+	// not have been stored, the call may or may not have been made. Publish or
+	// call again with the same id.
+	ErrUnavailable = errors.New("NATS doesn't answer")
 )
 
 // publishError says what an error of a JetStream publish means and what to do.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 // publishBudget bounds one Publish whose context has no deadline. When the
@@ -38,27 +37,30 @@ type Receipt struct {
 // acknowledged it. An empty id makes one. The error is one of ErrNoStream,
 // ErrStreamFull, ErrTooLarge, ErrUnavailable, or says which name or id is
 // wrong. Only after ErrUnavailable may the event have been stored; publish it
-// again with the same id.
-func (p *Publisher) Publish(ctx context.Context, to EndpointID, id string, payload []byte) (Receipt, error) {
-	msg, err := EventMsg(to, id, payload)
+// again with the same id, which is Receipt.ID then too.
+func (p *Publisher) Publish(ctx context.Context, to EndpointID, id string, payload []byte, opts ...MsgOption) (Receipt, error) {
+	msg, err := EventMsg(to, id, payload, opts...)
 	if err != nil {
 		return Receipt{}, err
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, publishBudget)
-		defer cancel()
-	}
+	ctx, cancel := withBudget(ctx, publishBudget)
+	defer cancel()
 	ack, err := p.js.PublishMsg(ctx, msg)
+	return receipt(msg, to, ack, err)
+}
+
+// receipt makes of the broker's answer to one event what its publisher gets.
+func receipt(msg *nats.Msg, to EndpointID, ack *jetstream.PubAck, err error) (Receipt, error) {
+	id := msg.Header.Get(HeaderMsgID)
 	if err != nil {
-		return Receipt{}, publishError(err, to)
+		return Receipt{ID: id}, publishError(err, to)
 	}
-	return Receipt{ID: msg.Header.Get(HeaderMsgID), Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+	return Receipt{ID: id, Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
 }
 
 // EventMsg returns the message that Publish sends, for callers that publish in
 // their own way. An empty id makes one.
-func EventMsg(to EndpointID, id string, payload []byte) (*nats.Msg, error) {
+func EventMsg(to EndpointID, id string, payload []byte, opts ...MsgOption) (*nats.Msg, error) {
 	if err := CheckName("capability", to.Capability); err != nil {
 		return nil, err
 	}
@@ -67,14 +69,5 @@ func EventMsg(to EndpointID, id string, payload []byte) (*nats.Msg, error) {
 			return nil, err
 		}
 	}
-	if id == "" {
-		id = nuid.Next()
-	}
-	if err := CheckID(id); err != nil {
-		return nil, err
-	}
-	msg := nats.NewMsg(to.Subject(Events))
-	msg.Data = payload
-	msg.Header.Set(HeaderMsgID, id)
-	return msg, nil
+	return newMsg(Events, to, id, payload, opts)
 }
