@@ -28,6 +28,8 @@ const (
 	minMaxAge      = 1000    // below it, events expire on their way
 	maxMaxAge      = 30 * day
 	maxTTL         = 30 * day
+	minWithin      = 1000 // below it, an app that answers at once may be late
+	maxWithin      = day  // as long as a callback URL can be used
 
 	maxHeaders     = 20
 	maxHeaderName  = 64
