@@ -19,6 +19,7 @@ const (
 	NoticeEndpointEnabled  NoticeKind = "endpoint_enabled"
 	NoticeMisconfigured    NoticeKind = "misconfigured"
 	NoticeDeadLettered     NoticeKind = "dead_lettered"
+	NoticeCallbackMissing  NoticeKind = "callback_missing"
 	NoticeDiscarded        NoticeKind = "discarded"
 )
 
