@@ -3,6 +3,7 @@ package consumers_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -198,7 +199,7 @@ func TestMissingCallbackIsRetried(t *testing.T) {
 			t.Errorf("request %d came %v after the one before", i, r.at.Sub(got[i-1].at))
 		}
 	}
-	if n := o.notice(); n.Details["redelivered"] != true {
+	if n := o.notice(); fmt.Sprint(n.Details["redelivered"]) != "true" {
 		t.Errorf("%+v", n)
 	}
 	if n := len(o.deadLetters()); n != 0 {
@@ -275,7 +276,7 @@ func TestRetryThatCannotHelp(t *testing.T) {
 	}
 	o.start("r1")
 	for range 2 {
-		if n := o.notice(); n.Details["redelivered"] != false {
+		if n := o.notice(); fmt.Sprint(n.Details["redelivered"]) != "false" {
 			t.Errorf("%+v", n)
 		}
 	}

@@ -58,7 +58,7 @@ type Grant struct {
 const (
 	version   = 1
 	awaited   = 0x80 // beside the version
-	headSize  = 1 + 5
+	headSize  = 1 + 8
 	tagSize   = 16
 	maxText   = 64 // as long as a name or an id may be
 	maxOrigin = 40 // nanoseconds, a sequence, and room
@@ -120,11 +120,10 @@ func (i *Issuer) Append(dst []byte, g Grant, now time.Time) ([]byte, bool) {
 	if g.Awaited {
 		first |= awaited
 	}
-	expires := uint64(max(now.Add(i.validity).Unix(), 0)) //nolint:gosec // not negative
-	m.raw = append(m.raw[:0], first, byte(expires>>32))
-	m.raw = binary.BigEndian.AppendUint32(m.raw, uint32(expires)) //nolint:gosec // the lower four of five bytes
+	m.raw = append(m.raw[:0], first)
+	m.raw = binary.BigEndian.AppendUint64(m.raw, uint64(now.Add(i.validity).Unix())) //nolint:gosec // read back as it was
 	for _, text := range [...]string{g.Capability, g.App, g.Origin, g.ID} {
-		m.raw = append(append(m.raw, byte(len(text))), text...)
+		m.raw = append(append(m.raw, byte(len(text))), text...) //nolint:gosec // at most maxText
 	}
 	m.raw = append(m.raw, m.tag(m.raw)...)
 	return encoding.AppendEncode(dst, m.raw), true
@@ -166,7 +165,7 @@ func parse(raw []byte) (Grant, error) {
 	if raw[0]&^awaited != version {
 		return Grant{}, ErrWrong
 	}
-	seconds := int64(raw[1])<<32 | int64(binary.BigEndian.Uint32(raw[2:headSize]))
+	seconds := int64(binary.BigEndian.Uint64(raw[1:])) //nolint:gosec // as Append wrote it
 	g := Grant{Awaited: raw[0]&awaited != 0, Expires: time.Unix(seconds, 0)}
 	rest := raw[headSize : len(raw)-tagSize]
 	for _, text := range [...]*string{&g.Capability, &g.App, &g.Origin, &g.ID} {

@@ -103,7 +103,7 @@ func TestReadRefuses(t *testing.T) {
 				if !errors.Is(err, callback.ErrCut) && !errors.Is(err, callback.ErrWrong) {
 					t.Errorf("%v, want cut or wrong", err)
 				}
-			case tc.want == errNone:
+			case errors.Is(tc.want, errNone):
 				if err != nil {
 					t.Error(err)
 				}

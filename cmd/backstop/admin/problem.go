@@ -26,5 +26,5 @@ func answer(w http.ResponseWriter, status int, contentType string, body any) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the peer has gone if this fails
+	_ = json.NewEncoder(w).Encode(body) //nolint:errchkjson // structs and maps of texts; the peer has gone if this fails
 }
