@@ -21,11 +21,15 @@ import (
 	"backstop/consumers"
 	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
+	"backstop/dispatcher/callback"
 	"backstop/dispatcher/limit"
 	"backstop/embedded/natstest"
 	"backstop/streams"
 	"backstop/streams/manifest"
 )
+
+// callbackIssuer is that of every replica in the tests.
+var callbackIssuer = callback.NewIssuer([]byte("a key"), 0)
 
 // bundle is a pipeline over a real broker, and apps over real HTTP.
 type bundle struct {
@@ -94,6 +98,7 @@ func (b *bundle) start(name string, change ...func(*consumers.Config)) *pipeline
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
 			dispatcher.Timeout(),
+			dispatcher.Callback(callbackIssuer, "https://hooks.example.com"),
 			dispatcher.Sign(func(string) []string { return []string{"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"} }),
 		),
 		Manifests: b.manifests, Defaults: manifest.BuiltinDefaults(), Replica: name,

@@ -67,7 +67,7 @@ func (p *Pipeline) call(c *incoming) (streams.EndpointID, streams.Reply) {
 func (p *Pipeline) ask(ctx context.Context, e *endpoint, config manifest.Endpoint, c *incoming) dispatcher.Outcome {
 	return p.answer(ctx, dispatcher.Call{
 		Event: streams.Event{
-			ID: c.id, EndpointID: e.id, Payload: c.payload, PublishedAt: c.received,
+			ID: c.id, Origin: "call-" + nuid.Next(), EndpointID: e.id, Payload: c.payload, PublishedAt: c.received,
 			TraceParent: c.header.Get(streams.HeaderTraceParent), TraceState: c.header.Get(streams.HeaderTraceState),
 		},
 		Endpoint: config, Attempt: 1, Sync: true, Refuse: e.refuses(time.Now()),

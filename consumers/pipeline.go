@@ -93,6 +93,8 @@ type Pipeline struct {
 	observe Observer
 	answer  dispatcher.Handler // of calls: Deliver, and a fallback around it
 
+	callbacks *streams.Callbacks
+
 	fleet        *fleet
 	capabilities *capabilities
 	lanes        *lanes
@@ -128,9 +130,13 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
+	callbacks, err := streams.NewCallbacks(ctx, cfg.JetStream)
+	if err != nil {
+		return nil, err
+	}
 	p := &Pipeline{
 		cfg: cfg, js: cfg.JetStream, log: cfg.Log, observe: cfg.Observer,
-		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases,
+		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases, callbacks: callbacks,
 		laneHolds: newHolds(), parker: newParker(cfg.JetStream), notices: newNotices(cfg.JetStream, cfg.Log),
 		stopping: make(chan struct{}), ready: make(chan struct{}),
 	}
@@ -181,6 +187,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() { p.answerCalls(ctx, sync.OnceFunc(func() { close(calls) })) })
 		pull.Go(func() {
 			withLease(ctx, p.leases, "trimmer", p.cfg.Replica, (&trimmer{p: p}).run)
+		})
+		pull.Go(func() {
+			withLease(ctx, p.leases, "callbacks", p.cfg.Replica, (&awaiting{p: p}).run)
 		})
 		pull.Go(func() { p.capabilities.run(ctx, sync.OnceFunc(func() { close(events) })) })
 		if waitAll(ctx, calls, events) {

@@ -40,7 +40,7 @@ func (p *Pipeline) settle(e *endpoint, d *delivery, config manifest.Endpoint, ou
 	p.notify(e, out)
 	switch out.Verdict {
 	case dispatcher.Delivered:
-		d.ack()
+		p.delivered(d, config.Callback)
 	case dispatcher.Rejected:
 		if out.Gone {
 			p.disable(e)

@@ -42,6 +42,9 @@ type Event struct {
 	// Hops is the number of times that the event was parked, which tells one
 	// parking from the next in the lane's de-duplication.
 	Hops int
+	// Redeliveries is the number of times that the event was delivered again
+	// because its app had not called back in time.
+	Redeliveries int
 	// NotBefore is the earliest time of the next attempt. Zero means now.
 	NotBefore time.Time
 	// TraceParent and TraceState are the publisher's W3C trace context.
@@ -119,6 +122,9 @@ func (e *Event) believe(h nats.Header) {
 	if n, err := strconv.Atoi(h.Get(HeaderHops)); err == nil && n > 0 {
 		e.Hops = n
 	}
+	if n, err := strconv.Atoi(h.Get(HeaderRedeliveries)); err == nil && n > 0 {
+		e.Redeliveries = n
+	}
 	if t, err := time.Parse(time.RFC3339Nano, h.Get(HeaderNotBefore)); err == nil {
 		e.NotBefore = t
 	}
@@ -177,6 +183,9 @@ func (e Event) describe(h nats.Header) {
 	h.Set(HeaderID, e.ID)
 	h.Set(HeaderOrigin, e.Origin)
 	h.Set(HeaderAttempts, strconv.Itoa(e.Attempts))
+	if e.Redeliveries > 0 {
+		h.Set(HeaderRedeliveries, strconv.Itoa(e.Redeliveries))
+	}
 	h.Set(HeaderPublishedAt, e.PublishedAt.UTC().Format(time.RFC3339Nano))
 	e.trace(h)
 }

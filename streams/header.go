@@ -26,12 +26,18 @@ const (
 	HeaderAttempts = "Backstop-Attempts"
 	// HeaderHops is the number of times that the event was parked.
 	HeaderHops = "Backstop-Hops"
+	// HeaderRedeliveries is the number of times that the event was delivered
+	// again because its app had not called back in time.
+	HeaderRedeliveries = "Backstop-Redeliveries"
 	// HeaderNotBefore is the earliest time of the next attempt (RFC 3339).
 	HeaderNotBefore = "Backstop-Not-Before"
 	// HeaderPublishedAt is when the event was accepted (RFC 3339 with fraction).
 	HeaderPublishedAt = "Backstop-Published-At"
 
-	// The rest describe a dead letter.
+	// HeaderResult says what a result is: "callback", "approved" or "rejected".
+	HeaderResult = "Backstop-Result"
+
+	// The rest describe a dead letter; the first two a result as well.
 	HeaderApp        = "Backstop-App"
 	HeaderCapability = "Backstop-Capability"
 	HeaderReason     = "Backstop-Reason"

@@ -21,6 +21,7 @@ const (
 	NoticeEndpointEnabled  NoticeKind = "endpoint_enabled"
 	NoticeMisconfigured    NoticeKind = "misconfigured"
 	NoticeDeadLettered     NoticeKind = "dead_lettered"
+	NoticeCallbackMissing  NoticeKind = "callback_missing"
 	NoticeDiscarded        NoticeKind = "discarded"
 )
 

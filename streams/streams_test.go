@@ -279,7 +279,7 @@ func TestLaneMessageCarriesWhatTheBrokerCannotCount(t *testing.T) {
 	event, err := streams.Decode(b.next("EVENTS_analytics", "webhooks"))
 	b.must(err)
 
-	event.Attempts, event.NotBefore = 2, time.Now().Add(time.Hour)
+	event.Attempts, event.Redeliveries, event.NotBefore = 2, 1, time.Now().Add(time.Hour)
 	for range 2 { // parked twice, as after a crash before the ack
 		_, err = b.js.PublishMsg(b.ctx, event.LaneMsg())
 		b.must(err)

@@ -124,11 +124,12 @@ func (e EndpointID) LaneConsumer() string {
 
 // The buckets, all JetStream key-value.
 const (
-	AppsBucket     = "apps"     // app → manifest
-	BreakersBucket = "breakers" // <capability>.<app> → gate: open, forced open, disabled
-	SecretsBucket  = "secrets"  // app → sealed signing secrets
-	CacheBucket    = "cache"    // <capability>.<app>.<hash> → answers for the cached fallback
-	PendingBucket  = "pending"  // <capability>.<app>.<id> → a call that waits for a person
-	HealthBucket   = "health"   // app → last health check
-	LeasesBucket   = "leases"   // singleton task → replica
+	AppsBucket      = "apps"      // app → manifest
+	BreakersBucket  = "breakers"  // <capability>.<app> → gate: open, forced open, disabled
+	SecretsBucket   = "secrets"   // app → sealed signing secrets
+	CacheBucket     = "cache"     // <capability>.<app>.<hash> → an answer for the cached fallback
+	PendingBucket   = "pending"   // <capability>.<app>.<id> → a call that waits for a person
+	CallbacksBucket = "callbacks" // <capability>.<app>.<origin> → the callback that an app owes
+	HealthBucket    = "health"    // app → last health check
+	LeasesBucket    = "leases"    // singleton task → replica
 )

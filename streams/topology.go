@@ -30,6 +30,14 @@ const (
 	// MaxCacheAge is how long an answer is kept for the cached fallback, and
 	// so the most that a manifest's ttl may ask for.
 	MaxCacheAge = 24 * time.Hour
+	// resultDuplicates is how long a callback that is repeated, or a decision,
+	// can have only one result. A callback URL is good for 24 h, and one that
+	// came with a late attempt, or a delivery for want of a callback, begins
+	// later: by as much as an event may age by default.
+	resultDuplicates = 48 * time.Hour
+	// markerTTL is how long the broker keeps the trace of an entry that was
+	// removed from the callbacks bucket, where every event has a key of its own.
+	markerTTL = time.Minute
 	// leaseTTL is how long a lease outlives its holder.
 	leaseTTL = 10 * time.Second
 )
@@ -261,7 +269,7 @@ func (t *Topology) streams() []jetstream.StreamConfig {
 			Discard:     jetstream.DiscardOld,
 			MaxAge:      7 * 24 * time.Hour,
 			MaxBytes:    t.share(64, 16<<20, 1<<30),
-			Duplicates:  EventDuplicates,
+			Duplicates:  resultDuplicates,
 			AllowDirect: true,
 		},
 		{
@@ -321,6 +329,8 @@ func (t *Topology) buckets() []jetstream.KeyValueConfig {
 	apps := bucket(AppsBucket, "Manifests: app → what it declares (backstop apps)")
 	apps.History = 5
 	apps.Metadata = map[string]string{AllowedNetworksKey: t.set.AllowedNetworks}
+	callbacks := bucket(CallbacksBucket, "Callbacks that apps owe: <capability>.<app>.<origin> → until when, or when it came")
+	callbacks.LimitMarkerTTL = markerTTL
 	leases := bucket(LeasesBucket, "Singleton task → the replica that does it")
 	leases.TTL = leaseTTL
 	return []jetstream.KeyValueConfig{
@@ -328,6 +338,7 @@ func (t *Topology) buckets() []jetstream.KeyValueConfig {
 		bucket(BreakersBucket, "Endpoints that are not simply open for traffic: <capability>.<app> → why and until when (backstop breakers)"),
 		bucket(SecretsBucket, "Signing secrets, sealed; only a pipeline with the key file can open them"),
 		bucket(PendingBucket, "Calls that wait for a person (backstop pending)"),
+		callbacks,
 		bucket(HealthBucket, "Last health check of each app"),
 		leases,
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +23,7 @@ import (
 	"backstop/consumers"
 	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
+	"backstop/dispatcher/callback"
 	"backstop/dispatcher/limit"
 	"backstop/embedded"
 	"backstop/streams"
@@ -59,8 +61,9 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	// come unasked, and has no hook for it. They may be anything.
 	stdlog.SetOutput(io.Discard)
 	web := &readiness{}
+	var callbacks atomic.Pointer[admin.Callbacks]
 	registry := newRegistry()
-	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Log: log})
+	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, Log: log})
 	if err != nil {
 		return err
 	}
@@ -75,11 +78,11 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ops.Run(ctx) })
 	group.Go(func() error {
-		p, err := newPipeline(ctx, cfg, b, registry, log)
+		p, err := newPipeline(ctx, cfg, b, registry, cfg.PublicBase(ops.Addr()), log)
 		if err != nil {
 			return err
 		}
-		return p.run(ctx, func() {
+		return p.run(ctx, func() { callbacks.Store(p.callbacks) }, func() {
 			web.started.Store(true)
 			log.Info("ready", "nats", b.url, "http", ops.URL(), "version", buildVersion())
 			if started != nil {
@@ -105,11 +108,14 @@ type pipeline struct {
 	poster   *dispatcher.Poster
 	broker   *broker
 	log      *slog.Logger
+
+	callbacks *admin.Callbacks
 }
 
-// newPipeline makes the streams and composes the parts. It tries until NATS
+// newPipeline makes the streams and composes the parts. Apps call back to
+// publicBase. It tries until NATS
 // answers or ctx ends; an error is one that trying again doesn't mend.
-func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus.Registerer, log *slog.Logger) (*pipeline, error) {
+func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus.Registerer, publicBase string, log *slog.Logger) (*pipeline, error) {
 	topology := streams.NewTopology(b.js, streams.Settings{
 		Replicas: int(cfg.Replicas), StoreBytes: b.storeBytes(), MaxMsgSize: b.maxMsgSize(),
 		AllowedNetworks: cfg.AllowedNetworks.String(),
@@ -143,6 +149,12 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		broker:   b,
 		log:      log,
 	}
+	active := func(app string) []string { return p.keyring.Active(app, time.Now()) }
+	results, err := streams.NewCallbacks(ctx, b.js)
+	if err != nil {
+		return nil, err
+	}
+	p.callbacks = &admin.Callbacks{Issuer: callback.NewIssuer(key.Derive(callback.Purpose), callback.Validity), Secrets: active, Accept: results.Accept}
 	metrics := newMetrics(registry, p.attempts)
 	transitions := consumers.NewTransitions()
 	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
@@ -154,7 +166,8 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
 			dispatcher.Timeout(),
-			dispatcher.Sign(func(app string) []string { return p.keyring.Active(app, time.Now()) }),
+			dispatcher.Callback(p.callbacks.Issuer, publicBase),
+			dispatcher.Sign(active),
 		),
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
@@ -164,17 +177,19 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 }
 
 // run consumes until ctx ends and everything in flight is settled, and then
-// stops what the last attempts needed.
-func (p *pipeline) run(ctx context.Context, ready func()) error {
+// stops what the last attempts needed. opened is called when the secrets of
+// all apps are known, and ready when events are consumed.
+func (p *pipeline) run(ctx context.Context, opened, ready func()) error {
 	defer p.poster.Close()
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, support := errgroup.WithContext(support)
 	group.Go(func() error { return p.attempts.Run(support) })
-	opened := make(chan struct{})
-	group.Go(func() error { return p.keyring.Run(support, func() { close(opened) }) })
+	loaded := make(chan struct{})
+	group.Go(func() error { return p.keyring.Run(support, func() { close(loaded) }) })
 
 	select {
-	case <-opened:
+	case <-loaded:
+		opened()
 	case <-ctx.Done():
 	case <-support.Done():
 	}

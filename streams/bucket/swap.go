@@ -90,9 +90,15 @@ func Put(ctx context.Context, kv jetstream.KeyValue, key string, value []byte) (
 // Remove deletes a key that has the given revision now, and returns
 // ErrConflict when it has another.
 func Remove(ctx context.Context, kv jetstream.KeyValue, key string, revision uint64) error {
+	return remove(ctx, kv, key, func(ctx context.Context) error {
+		return kv.Delete(ctx, key, jetstream.LastRevision(revision))
+	})
+}
+
+func remove(ctx context.Context, kv jetstream.KeyValue, key string, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	switch err := kv.Delete(ctx, key, jetstream.LastRevision(revision)); {
+	switch err := do(ctx); {
 	case err == nil:
 		return nil
 	case conflict(err):
@@ -100,6 +106,15 @@ func Remove(ctx context.Context, kv jetstream.KeyValue, key string, revision uin
 	default:
 		return fmt.Errorf("remove %s from bucket %s: %w", key, kv.Bucket(), explain(err))
 	}
+}
+
+// Erase removes a key that has the given revision now, and returns ErrConflict
+// when it has another. Unlike Remove it leaves no trace for good: of a bucket
+// with a LimitMarkerTTL, the trace goes after that time.
+func Erase(ctx context.Context, kv jetstream.KeyValue, key string, revision uint64, trace time.Duration) error {
+	return remove(ctx, kv, key, func(ctx context.Context) error {
+		return kv.Purge(ctx, key, jetstream.LastRevision(revision), jetstream.PurgeTTL(trace))
+	})
 }
 
 // explain adds to a timeout what to do about it.

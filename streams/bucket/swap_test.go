@@ -6,6 +6,9 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/embedded/natstest"
 )
@@ -90,6 +93,44 @@ func TestWriteRefusesAnotherRevision(t *testing.T) {
 	}
 	if rev, err := Write(t.Context(), kv, "a", []byte("3"), 2); err != nil || rev != 3 {
 		t.Errorf("right revision: %d, %v", rev, err)
+	}
+}
+
+// A bucket with a key for every event would grow for ever if each removal left
+// its trace.
+func TestEraseLeavesNoTrace(t *testing.T) {
+	js := natstest.Start(t).JetStream()
+	kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "b", LimitMarkerTTL: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision, err := kv.PutString(t.Context(), "a", "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Erase(t.Context(), kv, "a", revision+1, time.Second); !errors.Is(err, ErrConflict) {
+		t.Errorf("another revision: %v", err)
+	}
+	if err := Erase(t.Context(), kv, "a", revision, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Get(t.Context(), "a"); !errors.Is(err, jetstream.ErrKeyNotFound) {
+		t.Errorf("after it was removed: %v", err)
+	}
+	patience := time.After(30 * time.Second)
+	for {
+		stream, err := js.Stream(t.Context(), "KV_b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stream.CachedInfo().State.Msgs == 0 {
+			return
+		}
+		select {
+		case <-patience:
+			t.Fatalf("the trace stays: %+v", stream.CachedInfo().State)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 

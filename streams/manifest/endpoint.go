@@ -31,6 +31,8 @@ type Endpoint struct {
 	RateLimit float64
 	// MaxAge is how old an event may become before it is dead-lettered as expired.
 	MaxAge time.Duration
+	// Callback says what is demanded after an event was delivered.
+	Callback CallbackPolicy
 	// FallbackOn lists error codes of the app that make a call fall back.
 	FallbackOn []string
 	// Fallback lists what answers a call that the app didn't, in order.
@@ -61,6 +63,18 @@ const (
 	Linear      Backoff = "linear"      // grows by the initial delay with each attempt
 	Fixed       Backoff = "fixed"       // stays at the initial delay
 )
+
+// CallbackPolicy says within which time an app must call back.
+type CallbackPolicy struct {
+	// Within is how long after the delivery (2xx) the callback may take. Zero
+	// means that none is demanded.
+	Within time.Duration
+	// Retry says that an event without its callback is delivered again.
+	Retry bool
+}
+
+// Demanded tells whether there is a time to call back within.
+func (p CallbackPolicy) Demanded() bool { return p.Within > 0 }
 
 // BreakerPolicy says when an endpoint's circuit opens and closes.
 type BreakerPolicy struct {

@@ -111,6 +111,7 @@ func (m Manifest) Endpoints(d Defaults) []Endpoint {
 			Concurrency: or(w.Concurrency, d.Concurrency),
 			RateLimit:   or(w.RateLimit, 0),
 			MaxAge:      millis(w.MaxAge, d.MaxAge),
+			Callback:    w.Callback.policy(),
 			FallbackOn:  slices.Clone(w.FallbackOn),
 			Fallback:    slices.Clone(w.Fallback),
 			Headers:     maps.Clone(w.Headers),
@@ -165,6 +166,13 @@ func (b *Breaker) policy(d BreakerPolicy) BreakerPolicy {
 		RecoveryTimeout:  millis(b.RecoveryTimeout, d.RecoveryTimeout),
 		SuccessThreshold: or(b.SuccessThreshold, d.SuccessThreshold),
 	}
+}
+
+func (c *Callback) policy() CallbackPolicy {
+	if c == nil {
+		return CallbackPolicy{}
+	}
+	return CallbackPolicy{Within: time.Duration(c.Within) * time.Millisecond, Retry: or(c.Retry, false)}
 }
 
 // or returns what p points to, or else d.

@@ -180,6 +180,23 @@ func TestRetryPolicy(t *testing.T) {
 	}
 }
 
+func TestCallbackPolicy(t *testing.T) {
+	for _, tt := range []struct {
+		fields, reason string
+		want           CallbackPolicy
+		demanded       bool
+	}{
+		{``, "none is demanded by default", CallbackPolicy{}, false},
+		{`,"callback":{"within":5000}`, "without a retry by default", CallbackPolicy{Within: 5 * time.Second}, true},
+		{`,"callback":{"within":1e3,"retry":true}`, "with one", CallbackPolicy{Within: time.Second, Retry: true}, true},
+	} {
+		got := endpoint(t, "analytics", tt.fields, Defaults{}).Callback
+		if got != tt.want || got.Demanded() != tt.demanded {
+			t.Errorf("%s: %+v, want %+v: %s", tt.fields, got, tt.want, tt.reason)
+		}
+	}
+}
+
 func TestEndpointsShareNothingWithTheManifest(t *testing.T) {
 	m := parse(t, `{"appId":"a","baseUrl":"http://a.example","webhooks":{"x":{"path":"/","headers":{"X-A":"1"},"fallbackOn":["A"],"fallback":[{"strategy":"queue"}]}}}`)
 	e := m.Endpoints(Defaults{})[0]

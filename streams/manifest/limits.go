@@ -27,7 +27,9 @@ const (
 	maxRateLimit   = 100_000 // above what one machine sends
 	minMaxAge      = 1000    // below it, events expire on their way
 	maxMaxAge      = 30 * day
-	maxTTL         = day // the cache bucket keeps nothing for longer
+	maxTTL         = day  // the cache bucket keeps nothing for longer
+	minWithin      = 1000 // below it, an app that answers at once may be late
+	maxWithin      = day  // as long as a callback URL can be used
 
 	maxHeaders     = 20
 	maxHeaderName  = 64

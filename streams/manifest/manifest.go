@@ -56,6 +56,8 @@ type Webhook struct {
 	RateLimit *float64 `json:"rateLimit,omitempty"`
 	// MaxAge is how old an event may become.
 	MaxAge *int64 `json:"maxAge,omitempty"`
+	// Callback demands that the app calls back after an event was delivered.
+	Callback *Callback `json:"callback,omitempty"`
 	// Fallback is what answers a call that the app didn't, in order. Empty and
 	// not nil: nothing does. Nil: what the capability has by default.
 	Fallback []Strategy `json:"fallback,omitzero"`
@@ -81,6 +83,15 @@ type Breaker struct {
 	FailureThreshold *int   `json:"failureThreshold,omitempty"`
 	RecoveryTimeout  *int64 `json:"recoveryTimeout,omitempty"`
 	SuccessThreshold *int   `json:"successThreshold,omitempty"`
+}
+
+// Callback demands that the app sends its result to X-Callback-URL in time.
+type Callback struct {
+	// Within is how long after the delivery (2xx) it may take.
+	Within int64 `json:"within"`
+	// Retry says that an event without its callback is delivered again. False
+	// when absent.
+	Retry *bool `json:"retry,omitempty"`
 }
 
 // Title returns the app's name for people.

@@ -93,6 +93,7 @@ func (r *reader) webhook(at string, n node, name string) Webhook {
 		"concurrency": whole(r, &w.Concurrency, bounds{least: 1, most: maxConcurrency}),
 		"rateLimit":   r.real(&w.RateLimit, bounds{least: minRateLimit, most: maxRateLimit, unit: " a second"}),
 		"maxAge":      whole(r, &w.MaxAge, ms(minMaxAge, maxMaxAge)),
+		"callback":    func(at string, n node) { w.Callback = r.callback(at, n) },
 		"fallback":    func(at string, n node) { w.Fallback = r.fallback(at, n) },
 		"fallbackOn":  func(at string, n node) { w.FallbackOn = r.codes(at, n) },
 		"headers":     func(at string, n node) { w.Headers = r.headers(at, n) },
@@ -141,6 +142,17 @@ func (r *reader) breaker(at string, n node) *Breaker {
 		"recoveryTimeout":  whole(r, &v.RecoveryTimeout, bounds{least: minRecovery, most: maxRecovery, unit: " ms"}),
 		"successThreshold": whole(r, &v.SuccessThreshold, threshold),
 	})
+	return &v
+}
+
+func (r *reader) callback(at string, n node) *Callback {
+	var v Callback
+	var within *int64
+	r.object(at, n, `an object such as {"within": 60000}`, fields{
+		"within": whole(r, &within, bounds{least: minWithin, most: maxWithin, unit: " ms"}),
+		"retry":  r.boolean(&v.Retry),
+	}, "within")
+	v.Within = or(within, 0)
 	return &v
 }
 

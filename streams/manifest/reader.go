@@ -72,6 +72,8 @@ func example(name string) string {
 		return `"https://quiz.example.com"`
 	case "webhooks":
 		return `{"quizAnswer": {"path": "/webhook"}}`
+	case "within":
+		return "60000"
 	case "strategy":
 		return `"cached"`
 	default:

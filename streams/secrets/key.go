@@ -15,11 +15,13 @@ import (
 // suite names the algorithms next to what was made with them.
 const suite = "DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM"
 
-// Both strings are part of the format: what was sealed or derived with another
+// These strings are part of the format: what was sealed or derived with another
 // text can't be opened.
 const (
 	deriveInfo = "backstop secrets: HPKE key pair of a key file, version 1"
 	sealInfo   = "backstop secrets: webhook signing secret, version 1, of the app "
+
+	derivePrefix = "backstop key for another purpose: "
 )
 
 func kem() hpke.KEM { return hpke.DHKEM(ecdh.X25519()) }
@@ -31,6 +33,7 @@ func info(app string) []byte { return []byte(sealInfo + app) }
 // Key opens what was sealed for it. It prints as [redacted].
 type Key struct {
 	private hpke.PrivateKey
+	raw     []byte // what the key file holds
 }
 
 // newKey derives the key pair of a key file. Deriving, rather than using its
@@ -44,7 +47,18 @@ func newKey(raw []byte) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("derive the key pair: %w", err)
 	}
-	return &Key{private}, nil
+	return &Key{private: private, raw: raw}, nil
+}
+
+// Derive returns a key of 32 bytes for another purpose than sealing secrets,
+// the same in every replica that has the key file. Keys of different purposes
+// say nothing about each other, nor about the key file.
+func (k *Key) Derive(purpose string) []byte {
+	derived, err := hkdf.Key(sha256.New, k.raw, nil, derivePrefix+purpose, 32)
+	if err != nil {
+		panic(err) // for more bytes than HKDF can give; 32 are not
+	}
+	return derived
 }
 
 // Public returns the key that seals for this one.

@@ -1,12 +1,11 @@
 // Package admin is Backstop's HTTP side for operators and machines: health,
-// readiness and metrics.
+// readiness, metrics, and the callbacks of apps.
 package admin
 
 import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,7 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Config says what the server tells of. All fields but Token are required.
+// Config says what the server tells of. All fields but Token and Callbacks are
+// required.
 type Config struct {
 	// Addr is "host:port".
 	Addr string
@@ -32,6 +32,10 @@ type Config struct {
 	Healthy func() error
 	// Ready is asked by /readyz: an error means that events aren't consumed (yet).
 	Ready func() error
+	// Callbacks is asked at each callback for what takes it; nil means that
+	// there is nothing yet, and the app is told to come again. They need no
+	// token but the one in their URL.
+	Callbacks func() *Callbacks
 	// Log gets what goes wrong with serving.
 	Log *slog.Logger
 }
@@ -55,6 +59,9 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 
 // URL is where the server is reached.
 func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
+
+// Addr is the address that was taken.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Limits against strangers: nothing that is served here needs more.
 const (
@@ -95,6 +102,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("GET /metrics", s.guarded(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	mux.Handle("GET /healthz", probe(s.cfg.Healthy))
 	mux.Handle("GET /readyz", probe(s.cfg.Ready))
+	mux.HandleFunc("/callbacks/{token...}", s.callbacks)
 	return mux
 }
 
@@ -124,9 +132,6 @@ func probe(check func() error) http.Handler {
 		if err := check(); err != nil {
 			status, body = http.StatusServiceUnavailable, map[string]string{"status": "failing", "error": err.Error()}
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(body) // the peer has gone if this fails
+		answer(w, status, "application/json", body)
 	})
 }

@@ -18,7 +18,14 @@ import (
 // serve runs a server until the test ends and returns its URL.
 func serve(t *testing.T, cfg admin.Config) string {
 	t.Helper()
-	cfg.Addr, cfg.Log = "127.0.0.1:0", slog.New(slog.NewTextHandler(t.Output(), nil))
+	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	return serveLogged(t, cfg)
+}
+
+// serveLogged is serve with a log of the test's own.
+func serveLogged(t *testing.T, cfg admin.Config) string {
+	t.Helper()
+	cfg.Addr = "127.0.0.1:0"
 	s, err := admin.Listen(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
