@@ -43,7 +43,7 @@ func Draw(seed []byte, n, count int) []int {
 	for i := range order {
 		order[i] = i
 	}
-	numbers := numbers{mac: hmac.New(sha256.New, seed)}
+	numbers := newNumbers(seed)
 	for i := range count {
 		j := i + numbers.below(n-i)
 		order[i], order[j] = order[j], order[i]
@@ -57,6 +57,8 @@ type numbers struct {
 	counter uint64
 	sum     [sha256.Size]byte
 }
+
+func newNumbers(seed []byte) *numbers { return &numbers{mac: hmac.New(sha256.New, seed)} }
 
 // below returns a number from 0 to k-1; k is at least 1.
 func (s *numbers) below(k int) int {
