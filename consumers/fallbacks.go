@@ -20,6 +20,11 @@ import (
 func (p *Pipeline) Enqueue(ctx context.Context, e streams.Event) error {
 	e.Origin = "call-" + nuid.Next()
 	e.PublishedAt = time.Now()
+	return p.enqueue(ctx, e)
+}
+
+// enqueue is Enqueue for an event that has its origin and time.
+func (p *Pipeline) enqueue(ctx context.Context, e streams.Event) error {
 	p.lanes.want(p.fleet.get(e.EndpointID))
 	if err := p.parker.store(ctx, e.QueuedMsg()); err != nil {
 		return fmt.Errorf("queue %s for %s: %w", e.ID, e.EndpointID, err)

@@ -94,6 +94,7 @@ type Pipeline struct {
 	answer  dispatcher.Handler // of calls: Deliver, and a fallback around it
 
 	callbacks *streams.Callbacks
+	pendings  *streams.Pendings
 
 	fleet        *fleet
 	capabilities *capabilities
@@ -134,9 +135,13 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
+	pending, err := cfg.JetStream.KeyValue(ctx, streams.PendingBucket)
+	if err != nil {
+		return nil, err
+	}
 	p := &Pipeline{
 		cfg: cfg, js: cfg.JetStream, log: cfg.Log, observe: cfg.Observer,
-		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases, callbacks: callbacks,
+		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases, callbacks: callbacks, pendings: streams.NewPendings(pending),
 		laneHolds: newHolds(), parker: newParker(cfg.JetStream), notices: newNotices(cfg.JetStream, cfg.Log),
 		stopping: make(chan struct{}), ready: make(chan struct{}),
 	}
@@ -191,6 +196,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() {
 			withLease(ctx, p.leases, "callbacks", p.cfg.Replica, (&awaiting{p: p}).run)
 		})
+		decisions := newDecisions(p)
+		pull.Go(func() { decisions.follow(ctx) })
+		pull.Go(func() { decisions.run(ctx) })
 		pull.Go(func() { p.capabilities.run(ctx, sync.OnceFunc(func() { close(events) })) })
 		if waitAll(ctx, calls, events) {
 			close(p.ready)

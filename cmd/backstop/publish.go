@@ -33,17 +33,13 @@ The payload is JSON on the command line, in a file (@FILE), or on standard input
   backstop publish analytics quiz @event.json --id order-4711
   backstop publish analytics --broadcast - < event.json`,
 		Args: func(_ *cobra.Command, args []string) error {
-			names := 2
-			if o.broadcast {
-				names = 1
-			}
 			switch {
-			case len(args) < names && o.broadcast:
+			case !o.broadcast:
+				return endpointAndPayload(args)
+			case len(args) < 1:
 				return errors.New("want CAPABILITY --broadcast [JSON|@FILE|-]")
-			case len(args) < names:
-				return errors.New("want CAPABILITY APP [JSON|@FILE|-]")
-			case len(args) > names+1:
-				return fmt.Errorf("%q is one too many: quote the JSON", args[names+1])
+			case len(args) > 2:
+				return fmt.Errorf("%q is one too many: quote the JSON", args[2])
 			default:
 				return nil
 			}
@@ -75,18 +71,9 @@ func (a *app) publish(cmd *cobra.Command, o publishOptions, args []string) error
 			return &usageError{err}
 		}
 	}
-	source := "-"
-	if len(args) == 1 {
-		source = args[0]
-	}
-	payload, err := a.payload(source)
+	payload, err := a.checkedPayload(args, o.raw)
 	if err != nil {
 		return err
-	}
-	if !o.raw {
-		if err := checkPayload(payload); err != nil {
-			return hint(err, "--raw sends it all the same")
-		}
 	}
 	return a.withClient(cmd, func(ctx context.Context, c *client) error {
 		receipt, err := streams.NewPublisher(c.js).Publish(ctx, to, o.id, payload)
@@ -95,6 +82,20 @@ func (a *app) publish(cmd *cobra.Command, o publishOptions, args []string) error
 		}
 		return a.printReceipt(receipt, o.json)
 	})
+}
+
+// checkedPayload reads the payload from the last argument, which may be
+// missing, and unless raw finds here what would be refused there.
+func (a *app) checkedPayload(args []string, raw bool) ([]byte, error) {
+	source := "-"
+	if len(args) == 1 {
+		source = args[0]
+	}
+	payload, err := a.payload(source)
+	if err == nil && !raw {
+		err = hint(checkPayload(payload), "--raw sends it all the same")
+	}
+	return payload, err
 }
 
 // payload reads what a command sends: the text itself, @FILE, or - for

@@ -251,3 +251,18 @@ func scriptJetStream(ts *testscript.TestScript) (context.Context, jetstream.JetS
 	ts.Check(err)
 	return ctx, js
 }
+
+// cmdPend stores a call that waits for a person: pend CAPABILITY APP ID JSON.
+func cmdPend(ts *testscript.TestScript, neg bool, args []string) {
+	noNegation(ts, neg)
+	if len(args) != 4 {
+		ts.Fatalf("usage: pend CAPABILITY APP ID JSON")
+	}
+	ctx, js := scriptJetStream(ts)
+	kv, err := js.KeyValue(ctx, streams.PendingBucket)
+	ts.Check(err)
+	_, err = streams.NewPendings(kv).Create(ctx, streams.PendingRequest{
+		Capability: args[0], App: args[1], ID: args[2], Payload: []byte(args[3]), Reason: "timeout",
+	})
+	ts.Check(err)
+}

@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"secrets":    cmdSecrets,
 			"lane":       cmdLane,
 			"notices":    cmdNotices,
+			"pend":       cmdPend,
 		},
 	})
 }

@@ -26,6 +26,7 @@ import (
 	"backstop/dispatcher/callback"
 	"backstop/dispatcher/limit"
 	"backstop/embedded"
+	"backstop/fallback"
 	"backstop/streams"
 	"backstop/streams/manifest"
 	"backstop/streams/secrets"
@@ -110,6 +111,21 @@ type pipeline struct {
 	log      *slog.Logger
 
 	callbacks *admin.Callbacks
+	fallback  fallback.Config
+}
+
+// newFallback returns what the fallbacks of calls work with, but for what the
+// pipeline itself does for them.
+func newFallback(ctx context.Context, b *broker, log *slog.Logger) (fallback.Config, error) {
+	cache, err := b.js.KeyValue(ctx, streams.CacheBucket)
+	if err != nil {
+		return fallback.Config{}, err
+	}
+	pending, err := b.js.KeyValue(ctx, streams.PendingBucket)
+	if err != nil {
+		return fallback.Config{}, err
+	}
+	return fallback.Config{NATS: b.calls, Cache: fallback.NewCache(cache, log), Pendings: streams.NewPendings(pending), Log: log}, nil
 }
 
 // newPipeline makes the streams and composes the parts. Apps call back to
@@ -155,6 +171,9 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		return nil, err
 	}
 	p.callbacks = &admin.Callbacks{Issuer: callback.NewIssuer(key.Derive(callback.Purpose), callback.Validity), Secrets: active, Accept: results.Accept}
+	if p.fallback, err = newFallback(ctx, b, log); err != nil {
+		return nil, err
+	}
 	metrics := newMetrics(registry, p.attempts)
 	transitions := consumers.NewTransitions()
 	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
@@ -169,6 +188,10 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 			dispatcher.Callback(p.callbacks.Issuer, publicBase),
 			dispatcher.Sign(active),
 		),
+		Fallback: func(events *consumers.Pipeline) dispatcher.Stage {
+			p.fallback.Queue, p.fallback.Observe = events.Enqueue, events.FallbackUsed
+			return fallback.Stage(p.fallback)
+		},
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: metrics,
@@ -184,6 +207,7 @@ func (p *pipeline) run(ctx context.Context, opened, ready func()) error {
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, support := errgroup.WithContext(support)
 	group.Go(func() error { return p.attempts.Run(support) })
+	group.Go(func() error { return p.fallback.Cache.Run(support) })
 	loaded := make(chan struct{})
 	group.Go(func() error { return p.keyring.Run(support, func() { close(loaded) }) })
 

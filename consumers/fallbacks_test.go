@@ -1,0 +1,215 @@
+package consumers_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/consumers"
+	"backstop/dispatcher"
+	"backstop/fallback"
+	"backstop/streams"
+)
+
+func (b *bundle) pendings() *streams.Pendings {
+	b.Helper()
+	kv, err := b.js.KeyValue(b.ctx, streams.PendingBucket)
+	b.must(err)
+	return streams.NewPendings(kv)
+}
+
+// withFallbacks puts the real stage around the calls of a replica.
+func (b *bundle) withFallbacks(c *consumers.Config) {
+	c.Fallback = func(p *consumers.Pipeline) dispatcher.Stage {
+		return fallback.Stage(fallback.Config{NATS: b.nc, Queue: p.Enqueue, Pendings: b.pendings(), Observe: p.FallbackUsed})
+	}
+}
+
+// failing declares a webhook for calls that falls back by the given strategies,
+// and whose queued events are tried again soon.
+func failing(strategies ...map[string]any) map[string]any {
+	return takesCalls(map[string]any{
+		"fallback": strategies, "breaker": map[string]any{"failureThreshold": 1000},
+		"retry": map[string]any{"maxAttempts": 20, "initialDelay": 20, "maxDelay": 50},
+	})
+}
+
+// TestQueuedCall: a call that falls back to the queue becomes an event of a
+// webhook that takes calls only, with the call's id, once.
+func TestQueuedCall(t *testing.T) {
+	b := setup(t)
+	quiz := newApp(b, always(500))
+	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "queue"}), "score")
+	b.start("r1", b.withFallbacks)
+	for range 2 {
+		got, _ := b.ask("calls.score.quiz", `{"answer": "B"}`, "Nats-Msg-Id", "call-7")
+		if !got.Success || got.Source != streams.SourceQueued || got.Reason != "status" {
+			t.Fatalf("got %s", asJSON(t, got))
+		}
+	}
+	quiz.setAnswer(answers(200, `{"success":true}`))
+	b.settled()
+	delivered := 0
+	for _, r := range quiz.received() {
+		if r.header.Get("X-Request-Id") != "call-7" || r.payload != `{"answer": "B"}` {
+			t.Errorf("the app got %q for %s", r.payload, r.header.Get("X-Request-Id"))
+		}
+	}
+	b.mu.Lock()
+	for _, out := range b.outcome {
+		if out.Verdict == dispatcher.Delivered {
+			delivered++
+		}
+	}
+	b.mu.Unlock()
+	if delivered != 1 {
+		t.Errorf("two calls of one id became %d deliveries, want one", delivered)
+	}
+	if dead := b.deadLetters(); len(dead) > 0 {
+		t.Errorf("dead letters: %+v", dead)
+	}
+	if s, err := b.js.Stream(b.ctx, streams.LaneStream); err != nil || s.CachedInfo().State.LastSeq < 1 {
+		t.Errorf("nothing went through LANES: %v", err)
+	}
+}
+
+// results returns what is stored for services, by the kind of result.
+func (b *bundle) results() map[streams.ResultKind][]streams.Result {
+	b.Helper()
+	s, err := b.js.Stream(b.ctx, streams.ResultStream)
+	b.must(err)
+	all := map[streams.ResultKind][]streams.Result{}
+	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
+		raw, err := s.GetMsg(b.ctx, seq)
+		b.must(err)
+		r, err := streams.DecodeResult(raw.Subject, raw.Header, raw.Data)
+		b.must(err)
+		all[r.Kind] = append(all[r.Kind], r)
+	}
+	return all
+}
+
+// TestPendingCall: a person decides, services learn it, and an approved call
+// reaches the app once it works.
+func TestPendingCall(t *testing.T) {
+	b := setup(t)
+	quiz := newApp(b, always(500))
+	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "pending"}), "register")
+	b.start("r1", b.withFallbacks)
+	for _, id := range []string{"yes", "no"} {
+		got, _ := b.ask("calls.register.quiz", `{"who":"Bob"}`, "Nats-Msg-Id", id)
+		if !got.Success || got.Source != streams.SourcePending {
+			t.Fatalf("got %s", asJSON(t, got))
+		}
+	}
+	b.eventually("the notice", func() bool { return b.hasNotice(streams.NoticePendingCreated) })
+	_, err := b.pendings().Decide(b.ctx, "yes", true, "ann", "welcome")
+	b.must(err)
+	_, err = b.pendings().Decide(b.ctx, "no", false, "ann", "")
+	b.must(err)
+	b.eventually("both decisions to be published", func() bool {
+		r := b.results()
+		return len(r[streams.ResultApproved]) == 1 && len(r[streams.ResultRejected]) == 1
+	})
+	approved := b.results()[streams.ResultApproved][0]
+	var told struct{ ID, Decision, By, Why string }
+	b.must(json.Unmarshal(approved.Payload, &told))
+	if approved.ID != "yes" || told.ID != "yes" || told.Decision != "approved" || told.By != "ann" || told.Why != "welcome" {
+		t.Errorf("the result is for %s: %+v", approved.ID, told)
+	}
+	b.eventually("both to be marked as done", func() bool {
+		for _, id := range []string{"yes", "no"} {
+			r, err := b.pendings().Get(b.ctx, id)
+			b.must(err)
+			if !r.Done {
+				return false
+			}
+		}
+		return true
+	})
+	quiz.setAnswer(answers(200, `{"success":true}`))
+	b.settled()
+	count := quiz.byID()
+	if count["yes"] < 2 || count["no"] != 1 {
+		t.Errorf("requests by id: %v; the approved call's event should have come, and the other's not", count)
+	}
+	last := quiz.received()[len(quiz.received())-1]
+	if last.payload != `{"who":"Bob"}` {
+		t.Errorf("the app got %q", last.payload)
+	}
+}
+
+// TestDecisionsThatWereLeft: what was decided while no pipeline ran is carried
+// out by the next, once, also by two of them.
+func TestDecisionsThatWereLeft(t *testing.T) {
+	b := setup(t)
+	quiz := newApp(b, answers(200, `{"success":true}`))
+	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "pending"}), "register")
+	const requests = 20
+	for i := range requests {
+		id := fmt.Sprint("r", i)
+		_, err := b.pendings().Create(b.ctx, streams.PendingRequest{ID: id, App: "quiz", Capability: "register", Payload: []byte(`{}`), Reason: "timeout"})
+		b.must(err)
+		_, err = b.pendings().Decide(b.ctx, id, true, "ann", "")
+		b.must(err)
+	}
+	b.start("r1", b.withFallbacks)
+	b.start("r2", b.withFallbacks)
+	b.eventually("the deliveries", func() bool { return len(quiz.byID()) == requests })
+	b.settled()
+	if got := len(b.results()[streams.ResultApproved]); got != requests {
+		t.Errorf("%d results, want %d", got, requests)
+	}
+	for id, n := range quiz.byID() {
+		if n != 1 {
+			t.Errorf("%s was delivered %d times", id, n)
+		}
+	}
+}
+
+// TestFallbackNotices: people learn of fallbacks, counted by endpoint and
+// reason, and each draw can be checked afterwards.
+func TestFallbackNotices(t *testing.T) {
+	b := setup(t)
+	lottery := newApp(b, always(500))
+	b.apply("lottery", lottery.URL, failing(map[string]any{"strategy": "default", "handler": "random-selection"}), "draw")
+	r1 := b.start("r1", b.withFallbacks)
+	const draws = 4
+	for i := range draws {
+		got, _ := b.ask("calls.draw.lottery", `{"candidates":["a","b","c"],"count":2}`, "Nats-Msg-Id", fmt.Sprint("d", i))
+		if !got.Success || got.Source != streams.SourceDefault || got.Reason != "status" {
+			t.Fatalf("got %s", asJSON(t, got))
+		}
+	}
+	b.must(r1.stop()) // what was counted since the first notice goes out
+	var audits []any
+	counted := 0
+	s, err := b.js.Stream(b.ctx, streams.NoticeStream)
+	b.must(err)
+	for seq := uint64(1); ; {
+		raw, err := s.GetMsg(b.ctx, seq, jetstream.WithGetMsgSubject(streams.NoticeSubject(string(streams.NoticeFallbackUsed))))
+		if err != nil {
+			break
+		}
+		seq = raw.Sequence + 1
+		var n streams.Notice
+		b.must(json.Unmarshal(raw.Data, &n))
+		if n.App != "lottery" || n.Capability != "draw" || n.Details["reason"] != "status" || time.Since(n.Time) > time.Minute {
+			t.Errorf("the notice says %+v", n)
+		}
+		counted += int(n.Details["count"].(float64))
+		audits = append(audits, n.Details["audits"].([]any)...)
+	}
+	if counted != draws || len(audits) != draws {
+		t.Fatalf("%d draws were counted and %d can be audited, of %d", counted, len(audits), draws)
+	}
+	for i, a := range audits {
+		audit := a.(map[string]any)
+		if audit["requestId"] != fmt.Sprint("d", i) || audit["seed"] == nil || audit["algorithm"] == nil {
+			t.Errorf("the audit of draw %d is %v", i, audit)
+		}
+	}
+}
