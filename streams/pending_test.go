@@ -87,7 +87,9 @@ func TestPendingRefusesWhatIsWrong(t *testing.T) {
 		"no capability":                  func(r *streams.PendingRequest) { r.Capability = "" },
 		"not JSON":                       func(r *streams.PendingRequest) { r.Payload = []byte(`{"a":1}}`) },
 		"nothing":                        func(r *streams.PendingRequest) { r.Payload = nil },
-		"too large":                      func(r *streams.PendingRequest) { r.Payload = []byte(`"` + strings.Repeat("x", streams.MaxPayload) + `"`) },
+		"too large": func(r *streams.PendingRequest) {
+			r.Payload = []byte(`"` + strings.Repeat("x", streams.MaxPayload) + `"`)
+		},
 	} {
 		r := waiting("quiz", "one")
 		change(&r)
