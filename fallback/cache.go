@@ -25,6 +25,8 @@ const (
 	// answer that finds no room is dropped: there will be another.
 	maxFills     = 4096
 	maxFillBytes = 32 << 20
+	// maxRound is how many answers are taken up at once.
+	maxRound = 256
 	// cachePause is the least time between two rounds of writing, each of
 	// which writes a key once however many answers there were for it.
 	cachePause = 20 * time.Millisecond
@@ -122,18 +124,22 @@ func (c *Cache) Run(ctx context.Context) error {
 func (c *Cache) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, cacheDrain)
 	defer cancel()
-	select {
-	case f := <-c.fills:
-		c.write(ctx, c.collect(f))
-	default:
+	for ctx.Err() == nil {
+		select {
+		case f := <-c.fills:
+			c.write(ctx, c.collect(f))
+		default:
+			return
+		}
 	}
+	c.count.dropped.Add(uint64(len(c.fills)))
 }
 
-// collect returns the answers that wait, the last for each key. Keys are made
+// collect returns answers that wait, the last for each key. Keys are made
 // here, as reading a payload would take time from a call.
 func (c *Cache) collect(first fill) map[string]fill {
 	last := make(map[string]fill)
-	for f, n := first, len(c.fills); ; n-- {
+	for f, n := first, min(len(c.fills), maxRound-1); ; n-- {
 		c.bytes.Add(-f.size())
 		if key, err := cacheKey(f.endpoint, f.pointers, f.payload); err == nil {
 			last[key] = f

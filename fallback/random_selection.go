@@ -114,9 +114,11 @@ func parseLottery(payload []byte) (lottery, error) {
 		}
 		l.shape += ", " + name
 	}
-	if err := l.admit(all); err != nil {
+	keys, err := canonicalItems(list)
+	if err != nil {
 		return lottery{}, err
 	}
+	l.admit(all, keys)
 	if l.count > len(l.candidates) {
 		return lottery{}, fmt.Errorf("%d are to be drawn from %d different candidates", l.count, len(l.candidates))
 	}
@@ -148,20 +150,15 @@ func parseCount(raw json.RawMessage) (int, error) {
 	}
 }
 
-// admit takes each candidate once.
-func (l *lottery) admit(all []json.RawMessage) error {
+// admit takes each candidate once, of those with the same key the first.
+func (l *lottery) admit(all []json.RawMessage, keys []string) {
 	seen := make(map[string]bool, len(all))
-	for _, c := range all {
-		key, err := canonical(c)
-		if err != nil {
-			return err
-		}
-		if seen[string(key)] {
+	for i, key := range keys {
+		if seen[key] {
 			l.duplicates++
 			continue
 		}
-		seen[string(key)] = true
-		l.candidates = append(l.candidates, c)
+		seen[key] = true
+		l.candidates = append(l.candidates, all[i])
 	}
-	return nil
 }

@@ -19,7 +19,8 @@ func TestCanonical(t *testing.T) {
 		{`"\ud83d\ude00"`, `"😀"`},
 		{`[1,[2,{}]]`, "[ 1.0 , [ 2 ,\n{ } ] ]"},
 		{`{"a":1,"b":{"c":[],"d":null}}`, ` { "b" : {"d":null,"c":[ ]}, "\u0061":1 }`},
-		{`true`, ` true`}, {`null`, `null `},
+		{`true`, ` true`},
+		{`null`, `null `},
 	} {
 		first, err := canonical([]byte(same[0]))
 		if err != nil {

@@ -70,6 +70,7 @@ func TestCallsByTheContract(t *testing.T) {
 		return `{"success":false,"error":{"code":"` + code + `","message":"m"` + more + `}}`
 	}
 	refused := func(t *testing.T) string { // a port that nobody listens on
+		t.Helper()
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -313,14 +314,14 @@ func TestTheAppsTime(t *testing.T) {
 func TestEachStrategyHasItsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		asked := map[string]time.Duration{}
-		hang := func(ctx context.Context, r request) (answer, error) {
-			asked[r.how.Strategy] = time.Since(start)
+		asked := make(chan time.Duration, 3)
+		hang := func(ctx context.Context, _ request) (answer, error) {
+			asked <- time.Since(start)
 			<-time.After(time.Hour) // whatever ctx says
 			return answer{}, ctx.Err()
 		}
-		last := func(ctx context.Context, r request) (answer, error) {
-			asked[r.how.Strategy] = time.Since(start)
+		last := func(ctx context.Context, _ request) (answer, error) {
+			asked <- time.Since(start)
 			return answer{data: []byte(`1`), source: streams.SourceDefault}, ctx.Err()
 		}
 		stage, list := fakes(Config{}, hang, hang, last)
@@ -330,11 +331,10 @@ func TestEachStrategyHasItsShare(t *testing.T) {
 		if out.Source != streams.SourceDefault {
 			t.Errorf("%+v", out)
 		}
-		if d := asked["b"]; d != 300*time.Millisecond {
-			t.Errorf("the second was asked after %v, want 300 ms", d)
-		}
-		if d := asked["c"]; d != 600*time.Millisecond {
-			t.Errorf("the third was asked after %v, want 600 ms", d)
+		for i, want := range []time.Duration{0, 300 * time.Millisecond, 600 * time.Millisecond} {
+			if d := <-asked; d != want {
+				t.Errorf("strategy %d was asked after %v, want %v", i, d, want)
+			}
 		}
 		<-time.After(2 * time.Hour) // those that hang end
 	})
