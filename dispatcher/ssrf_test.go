@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"backstop/streams/manifest"
 )
@@ -195,7 +196,10 @@ func TestSSRFTargetsAreNeverConnectedTo(t *testing.T) {
 		if c.refused == "never" {
 			continue // nobody's machine on the internet is called by a test
 		}
-		out := p.Post(t.Context(), callTo(c.url))
+		if n := accepted.Load() + connected.Load(); n != 0 {
+			t.Fatalf("%d connections made before %q, want none", n, c.url)
+		}
+		out := postWithin(t, p, 2*time.Second, c.url)
 		switch {
 		case out.Reason == ReasonBlockedAddress:
 			refused++
@@ -215,6 +219,15 @@ func TestSSRFTargetsAreNeverConnectedTo(t *testing.T) {
 	if refused < 150 {
 		t.Errorf("only %d targets came as far as the guard", refused)
 	}
+}
+
+// postWithin bounds what a guard that is broken would wait for: an address that
+// nobody answers at.
+func postWithin(t *testing.T, p *Poster, most time.Duration, url string) Outcome {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), most)
+	defer cancel()
+	return p.Post(ctx, callTo(url))
 }
 
 // An app that may be called redirects to each of them: nothing is dialled.
