@@ -60,7 +60,11 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	stdlog.SetOutput(io.Discard)
 	web := &readiness{}
 	registry := newRegistry()
-	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Log: log})
+	httpTLS, err := serverTLS("BACKSTOP_HTTP_CERT", cfg.HTTPCert, cfg.HTTPKey, log)
+	if err != nil {
+		return err
+	}
+	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Log: log})
 	if err != nil {
 		return err
 	}
@@ -239,7 +243,7 @@ func openBroker(ctx context.Context, cfg Config, log *slog.Logger) (*broker, err
 		err = b.embed(ctx, cfg, log, options)
 	} else {
 		b.url = redact(cfg.NATSURL)
-		b.nc, err = nats.Connect(cfg.NATSURL, options...)
+		b.nc, err = nats.Connect(cfg.NATSURL, append(options, tlsOptions(cfg)...)...)
 	}
 	if err != nil {
 		return nil, err
@@ -267,8 +271,12 @@ func makeRoomForSyncs(cfg Config) {
 }
 
 func (b *broker) embed(ctx context.Context, cfg Config, log *slog.Logger, options []nats.Option) (err error) {
+	tlsConfig, err := serverTLS("BACKSTOP_NATS_CERT", cfg.EmbeddedCert, cfg.EmbeddedKey, log)
+	if err != nil {
+		return err
+	}
 	b.embedded, err = embedded.Start(ctx, embedded.Config{
-		DataDir: cfg.DataDir, Addr: string(cfg.EmbeddedAddr), Token: cfg.EmbeddedToken,
+		DataDir: cfg.DataDir, Addr: string(cfg.EmbeddedAddr), Token: cfg.EmbeddedToken, TLS: tlsConfig,
 		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), Logger: log,
 	})
 	if err != nil {

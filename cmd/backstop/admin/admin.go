@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,10 +19,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Config says what the server tells of. All fields but Token are required.
+// Config says what the server tells of. All fields but TLS and Token are required.
 type Config struct {
 	// Addr is "host:port".
 	Addr string
+	// TLS is served under, if it isn't nil.
+	TLS *tls.Config
 	// Token is the bearer token that /metrics asks for. Empty asks for none,
 	// which is for loopback only. Health and readiness ask for none: probes
 	// have none, and learn nothing that matters.
@@ -50,11 +53,20 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("BACKSTOP_HTTP_ADDR=%q: %w; choose another address, or stop what uses it", cfg.Addr, err)
 	}
+	listener = newCapped(listener, maxConnections)
+	if cfg.TLS != nil {
+		listener = tls.NewListener(listener, cfg.TLS)
+	}
 	return &Server{cfg: cfg, listener: listener}, nil
 }
 
 // URL is where the server is reached.
-func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
+func (s *Server) URL() string {
+	if s.cfg.TLS != nil {
+		return "https://" + s.listener.Addr().String()
+	}
+	return "http://" + s.listener.Addr().String()
+}
 
 // Limits against strangers: nothing that is served here needs more.
 const (
