@@ -17,7 +17,7 @@ func TestStrangersAreCutOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Shutdown(t.Context())
+	t.Cleanup(func() { s.Shutdown(t.Context()) }) // after the parallel ones
 	addr := strings.TrimPrefix(s.ClientURL(), "nats://")
 	tests := []struct{ reason, says string }{
 		{"says nothing", ""},
