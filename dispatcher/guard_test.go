@@ -2,14 +2,12 @@ package dispatcher
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -210,84 +208,6 @@ func TestGuardRefusesBeforeConnecting(t *testing.T) {
 	if n := connections.Load(); n != 0 {
 		t.Errorf("%d connections were made all the same", n)
 	}
-}
-
-// nameServer answers every A question with the addresses that it has for the
-// name; it returns a resolver that asks it.
-func nameServer(t *testing.T, hosts map[string][]string) *net.Resolver {
-	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := conn.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			if answer := answerName(buf[:n], hosts); answer != nil {
-				_, _ = conn.WriteTo(answer, from)
-			}
-		}
-	}()
-	// The resolver goes on waiting for a lookup that nobody waits for any
-	// more, until its own timeout of 5 s.
-	var mu sync.Mutex
-	var asked []net.Conn
-	t.Cleanup(func() {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, c := range asked {
-			c.Close()
-		}
-		conn.Close()
-		<-done
-	})
-	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		c, err := new(net.Dialer).DialContext(ctx, "udp", conn.LocalAddr().String())
-		mu.Lock()
-		defer mu.Unlock()
-		if err == nil {
-			asked = append(asked, c)
-		}
-		return c, err
-	}}
-}
-
-// answerName makes the answer to a question of one name (RFC 1035).
-func answerName(question []byte, hosts map[string][]string) []byte {
-	const head = 12
-	var labels []string
-	at := head
-	for question[at] != 0 {
-		l := int(question[at])
-		labels = append(labels, string(question[at+1:at+1+l]))
-		at += 1 + l
-	}
-	addrs, known := hosts[strings.Join(labels, ".")]
-	if known && addrs == nil {
-		return nil // never answers
-	}
-	kind := binary.BigEndian.Uint16(question[at+1:])
-	answer := append([]byte(nil), question[:at+5]...)
-	answer[2], answer[3] = 0x81, 0x80
-	if !known {
-		answer[3] |= 3 // NXDOMAIN
-	}
-	clear(answer[6:head])
-	if kind == 1 {
-		answer[7] = byte(len(addrs))
-		for _, a := range addrs {
-			ip := netip.MustParseAddr(a).As4()
-			answer = append(answer, 0xc0, head, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4)
-			answer = append(answer, ip[:]...)
-		}
-	}
-	return answer
 }
 
 // What a name stands for is decided when it is dialled, address by address.

@@ -548,9 +548,3 @@ func TestTargets(t *testing.T) {
 		t.Errorf("%d are kept", n)
 	}
 }
-
-func TestProxiesOfTheEnvironmentAreIgnored(t *testing.T) {
-	if p := newPoster(t, PosterConfig{}); p.transport.Proxy != nil {
-		t.Error("the transport has a proxy")
-	}
-}

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -41,6 +42,20 @@ const MaxPayload = 1<<20 + 64<<10
 // may. Without a cap nats-server would offer three quarters of the machine.
 const maxMemory = 256 << 20
 
+// What a client can take, whoever it is.
+const (
+	// maxConnections bounds descriptors, and about 40 KB of memory each. Who
+	// has not logged in counts as well, until authTimeout.
+	maxConnections = 10_000
+	// maxSubscriptions of one connection. The pipeline's own has one for each
+	// endpoint in trouble, of which there may be 200,000.
+	maxSubscriptions = 1 << 18
+	// tlsTimeout and authTimeout are what a client has for its handshake and
+	// then its login, before it is cut off.
+	tlsTimeout  = 3 * time.Second
+	authTimeout = 5 * time.Second
+)
+
 // minSync is the shortest interval between syncs. A shorter one would keep a
 // core busy with timers, and "always" is what it is reaching for.
 const minSync = 10 * time.Millisecond
@@ -70,6 +85,11 @@ type Config struct {
 	// on loopback. Defaults to none: whoever can connect may publish.
 	Token string
 
+	// TLS is what clients outside this process have to speak, if it isn't nil.
+	// It needs a certificate. Defaults to none, which is for loopback and
+	// networks that nobody listens in on.
+	TLS *tls.Config
+
 	// Sync says when messages reach the disk: SyncAlways, before each is
 	// acknowledged, or an interval such as "1s" (at least 10ms), which is how
 	// much a power failure may take. Defaults to SyncAlways.
@@ -96,6 +116,11 @@ func (c Config) options(ctx context.Context) (*server.Options, error) {
 		ServerName:             c.Name,
 		Authorization:          c.Token,
 		MaxPayload:             MaxPayload,
+		MaxConn:                maxConnections,
+		MaxSubs:                maxSubscriptions,
+		TLSConfig:              c.TLS,
+		TLSTimeout:             tlsTimeout.Seconds(),
+		AuthTimeout:            authTimeout.Seconds(),
 		JetStream:              true,
 		JetStreamMaxMemory:     maxMemory,
 		StoreDir:               c.DataDir,

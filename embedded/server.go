@@ -23,6 +23,7 @@ type Server struct {
 	dir      string
 	token    string
 	listens  bool
+	tls      bool
 	storeMax int64
 	log      *slog.Logger
 	probe    sync.Mutex // one write probe at a time
@@ -52,7 +53,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{lock: lock, dir: dir, token: cfg.Token, listens: !opts.DontListen, log: cfg.Logger}
+	s := &Server{lock: lock, dir: dir, token: cfg.Token, listens: !opts.DontListen, tls: cfg.TLS != nil, log: cfg.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -145,7 +146,7 @@ func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 func (s *Server) InProcessConn() (net.Conn, error) { return s.ns.InProcessConn() }
 
 // ClientURL returns where clients outside the process connect, as
-// "nats://127.0.0.1:4222", without the token. It is empty when the server
+// "nats://127.0.0.1:4222" ("tls://…" with TLS), without the token. It is empty when the server
 // doesn't listen. A server on every interface is named by its loopback address.
 func (s *Server) ClientURL() string {
 	addr, ok := s.ns.Addr().(*net.TCPAddr)
@@ -156,7 +157,11 @@ func (s *Server) ClientURL() string {
 	if addr.IP.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "nats://" + net.JoinHostPort(host, strconv.Itoa(addr.Port))
+	scheme := "nats://"
+	if s.tls {
+		scheme = "tls://"
+	}
+	return scheme + net.JoinHostPort(host, strconv.Itoa(addr.Port))
 }
 
 // StoreMax returns the most bytes that all streams together may take, for

@@ -61,6 +61,7 @@ func connect(cfg Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
+	options = append(options, tlsOptions(cfg)...)
 	servers := cfg.clientURL()
 	nc, err := nats.Connect(servers, append(options, nats.Timeout(connectTimeout))...)
 	if err != nil {
@@ -74,13 +75,14 @@ func connect(cfg Config) (*client, error) {
 	return &client{cfg: cfg, nc: nc, js: js}, nil
 }
 
-// connectOptions returns who we are to NATS: name, login and TLS. The token of
+// connectOptions returns who we are to NATS: name and login. The token of
 // the embedded server serves where no other login is set, so that an operator
 // beside `serve` needs no second setting.
 func connectOptions(cfg Config) ([]nats.Option, error) {
 	options := []nats.Option{nats.Name("backstop " + cfg.ReplicaName)}
 	for _, setting := range []struct{ name, file string }{
 		{"NATS_CREDS", cfg.NATSCreds}, {"NATS_CA", cfg.NATSCA}, {"NATS_CERT", cfg.NATSCert}, {"NATS_KEY", cfg.NATSKey},
+		{"BACKSTOP_NATS_CERT", cfg.EmbeddedCert},
 	} {
 		if err := readable(setting.file); err != nil {
 			return nil, settingError(setting.name, setting.file, err)
@@ -96,13 +98,28 @@ func connectOptions(cfg Config) ([]nats.Option, error) {
 	case cfg.EmbeddedToken != "":
 		options = append(options, nats.Token(cfg.EmbeddedToken))
 	}
-	if cfg.NATSCA != "" {
+	if cfg.NATSInboxPrefix != "" {
+		options = append(options, nats.CustomInboxPrefix(cfg.NATSInboxPrefix))
+	}
+	return options, nil
+}
+
+// tlsOptions returns whose certificates are trusted, and our own. They are for
+// connections over the network alone: each makes nats.go insist on TLS. Beside
+// `serve` with an embedded server, that server's own certificate is trusted
+// where no CA is set.
+func tlsOptions(cfg Config) []nats.Option {
+	var options []nats.Option
+	switch {
+	case cfg.NATSCA != "":
 		options = append(options, nats.RootCAs(cfg.NATSCA))
+	case cfg.NATSURL == "" && cfg.EmbeddedCert != "":
+		options = append(options, nats.RootCAs(cfg.EmbeddedCert))
 	}
 	if cfg.NATSCert != "" {
 		options = append(options, nats.ClientCert(cfg.NATSCert, cfg.NATSKey))
 	}
-	return options, nil
+	return options
 }
 
 // readable returns why a file that a setting names can't be read. No file is no error.
@@ -123,14 +140,18 @@ func (c *Config) clientURL() string {
 	if c.NATSURL != "" {
 		return c.NATSURL
 	}
+	scheme := "nats://"
+	if c.EmbeddedCert != "" {
+		scheme = "tls://"
+	}
 	host, port, err := net.SplitHostPort(string(c.EmbeddedAddr))
 	if err != nil || port == "0" { // off, or any free port: the default is the best guess
-		return nats.DefaultURL
+		return scheme + string(defaultConfig().EmbeddedAddr)
 	}
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "nats://" + net.JoinHostPort(host, port)
+	return scheme + net.JoinHostPort(host, port)
 }
 
 // redact hides what is secret in the addresses of NATS.

@@ -45,12 +45,17 @@ type Config struct {
 	NATSCert     string `envconfig:"NATS_CERT" desc:"file with the client's TLS certificate for NATS"`
 	NATSKey      string `envconfig:"NATS_KEY" desc:"file with its private key"`
 
+	// NATSInboxPrefix keeps what is answered to this login from the others'.
+	NATSInboxPrefix string `envconfig:"NATS_INBOX_PREFIX" desc:"subjects where answers of NATS arrive; empty: _INBOX"`
+
 	// DataDir holds the embedded store and the key that seals secrets.
 	DataDir string `envconfig:"BACKSTOP_DATA_DIR" desc:"directory of the embedded store"`
 	// EmbeddedAddr is where the embedded server listens: host:port or "off".
 	EmbeddedAddr natsAddr `envconfig:"BACKSTOP_NATS_ADDR" desc:"where the embedded server listens; off for this process alone"`
 	// EmbeddedToken is what clients of the embedded server must present.
 	EmbeddedToken string `envconfig:"BACKSTOP_NATS_TOKEN" desc:"token of the embedded server; required to listen beyond loopback"`
+	EmbeddedCert  string `envconfig:"BACKSTOP_NATS_CERT" desc:"file with the embedded server's TLS certificate; empty: no TLS"`
+	EmbeddedKey   string `envconfig:"BACKSTOP_NATS_KEY" desc:"file with its private key"`
 	// Sync is "always" or a duration such as "1s".
 	Sync syncMode `envconfig:"BACKSTOP_SYNC" desc:"when the embedded store reaches the disk: always, or an interval such as 1s"`
 	// StoreMax is the most bytes that the embedded store may take; 0 derives
@@ -64,6 +69,8 @@ type Config struct {
 	// HTTPAddr is where the dashboard, the API, callbacks and metrics are served.
 	HTTPAddr   httpAddr `envconfig:"BACKSTOP_HTTP_ADDR" desc:"dashboard, API, callbacks, /metrics, /healthz, /readyz"`
 	AdminToken string   `envconfig:"BACKSTOP_ADMIN_TOKEN" desc:"bearer token of the API; required to listen beyond loopback"`
+	HTTPCert   string   `envconfig:"BACKSTOP_HTTP_CERT" desc:"file with the TLS certificate of HTTP; empty: no TLS"`
+	HTTPKey    string   `envconfig:"BACKSTOP_HTTP_KEY" desc:"file with its private key"`
 	// PublicURL is the base of callback URLs. Empty: see PublicBase.
 	PublicURL baseURL `envconfig:"BACKSTOP_PUBLIC_URL" desc:"base of callback URLs; empty: from the HTTP address"`
 
@@ -234,14 +241,30 @@ func (c *Config) validate() error {
 	case c.Replicas > maxReplicas:
 		return settingError("BACKSTOP_REPLICAS", c.Replicas.String(),
 			fmt.Errorf("JetStream keeps at most %d replicas; use 1, or 3 on a cluster", maxReplicas))
-	case c.NATSCert != "" && c.NATSKey == "":
-		return settingError("NATS_CERT", c.NATSCert, errors.New("needs NATS_KEY, the file with the certificate's private key"))
-	case c.NATSKey != "" && c.NATSCert == "":
-		return settingError("NATS_KEY", c.NATSKey, errors.New("needs NATS_CERT, the file with the key's certificate"))
 	case c.NATSPassword != "" && c.NATSUser == "":
 		return errors.New("NATS_PASSWORD is set without NATS_USER: set both, or neither")
 	}
+	if err := c.checkKeyPairs(); err != nil {
+		return err
+	}
 	return checkServers(c.NATSURL)
+}
+
+// checkKeyPairs finds a certificate without its key, and a key alone.
+func (c *Config) checkKeyPairs() error {
+	for _, pair := range []struct{ name, cert, key string }{
+		{"NATS", c.NATSCert, c.NATSKey},
+		{"BACKSTOP_NATS", c.EmbeddedCert, c.EmbeddedKey},
+		{"BACKSTOP_HTTP", c.HTTPCert, c.HTTPKey},
+	} {
+		switch {
+		case pair.cert != "" && pair.key == "":
+			return settingError(pair.name+"_CERT", pair.cert, fmt.Errorf("needs %s_KEY, the file with the certificate's private key", pair.name))
+		case pair.key != "" && pair.cert == "":
+			return settingError(pair.name+"_KEY", pair.key, fmt.Errorf("needs %s_CERT, the file with the key's certificate", pair.name))
+		}
+	}
+	return nil
 }
 
 // checkEmbedded checks the settings of the embedded server, which only whoever

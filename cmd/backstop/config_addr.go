@@ -70,14 +70,18 @@ func (c *Config) PublicBase(served net.Addr) string {
 	if c.PublicURL != "" {
 		return string(c.PublicURL)
 	}
+	scheme := "http://"
+	if c.HTTPCert != "" {
+		scheme = "https://"
+	}
 	host, port, err := net.SplitHostPort(served.String())
 	if err != nil {
-		return "http://" + served.String()
+		return scheme + served.String()
 	}
 	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
 		if name, err := os.Hostname(); err == nil {
 			host = name
 		}
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return scheme + net.JoinHostPort(host, port)
 }

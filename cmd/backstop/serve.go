@@ -64,7 +64,11 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	web := &readiness{}
 	var callbacks atomic.Pointer[admin.Callbacks]
 	registry := newRegistry()
-	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, Log: log})
+	httpTLS, err := serverTLS("BACKSTOP_HTTP_CERT", cfg.HTTPCert, cfg.HTTPKey, log)
+	if err != nil {
+		return err
+	}
+	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, Log: log})
 	if err != nil {
 		return err
 	}
@@ -275,7 +279,7 @@ func openBroker(ctx context.Context, cfg Config, log *slog.Logger) (*broker, err
 		}),
 	)
 	b := &broker{}
-	connect := func() (*nats.Conn, error) { return nats.Connect(cfg.NATSURL, options...) }
+	connect := func() (*nats.Conn, error) { return nats.Connect(cfg.NATSURL, append(options, tlsOptions(cfg)...)...) }
 	if cfg.NATSURL == "" {
 		makeRoomForSyncs(cfg)
 		if err := b.embed(ctx, cfg, log); err != nil {
@@ -315,8 +319,12 @@ func makeRoomForSyncs(cfg Config) {
 }
 
 func (b *broker) embed(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
+	tlsConfig, err := serverTLS("BACKSTOP_NATS_CERT", cfg.EmbeddedCert, cfg.EmbeddedKey, log)
+	if err != nil {
+		return err
+	}
 	b.embedded, err = embedded.Start(ctx, embedded.Config{
-		DataDir: cfg.DataDir, Addr: string(cfg.EmbeddedAddr), Token: cfg.EmbeddedToken,
+		DataDir: cfg.DataDir, Addr: string(cfg.EmbeddedAddr), Token: cfg.EmbeddedToken, TLS: tlsConfig,
 		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), Logger: log,
 	})
 	if err != nil {

@@ -3,26 +3,42 @@ package manifest
 import (
 	"net/netip"
 	"slices"
+
+	"backstop/streams/address"
 )
 
 // checkAddr judges an address that stands in a baseUrl. It spares the author
 // of a manifest a dead letter; what protects the operator is the same
 // judgement at dial time.
 func (o Options) checkAddr(addr netip.Addr) string {
+	if o.anyAddress {
+		return ""
+	}
 	addr = addr.Unmap()
-	switch {
-	case o.anyAddress:
-		return ""
-	case slices.ContainsFunc(metadata(), func(p netip.Prefix) bool { return p.Contains(addr) }):
-		return addr.String() + " is a cloud's metadata service, which is never called; use the app's public address"
-	case o.allows(addr):
+	if wrong := o.judge(addr); wrong != "" {
+		return addr.String() + " is " + wrong
+	}
+	if inner, ok := address.Embedded(addr); ok {
+		if wrong := o.judge(inner); wrong != "" {
+			return addr.String() + " leads to " + inner.String() + ", which is " + wrong
+		}
+	}
+	return ""
+}
+
+// judge says what is wrong with an address, after "is", and what to do; "" for
+// one that may be called.
+func (o Options) judge(addr netip.Addr) string {
+	switch what := special(addr); {
+	case address.Metadata(addr) && addr.IsLinkLocalUnicast():
+		return "a link-local address, where clouds have their metadata services, and never called; use the app's public address"
+	case address.Metadata(addr):
+		return "a cloud's metadata service, which is never called; use the app's public address"
+	case what != "" && !o.allows(addr):
+		return what + "; use a public one, or have the operator add its network to BACKSTOP_ALLOWED_NETWORKS"
+	default:
 		return ""
 	}
-	what := special(addr)
-	if what == "" {
-		return ""
-	}
-	return addr.String() + " is " + what + "; use a public one, or have the operator add its network to BACKSTOP_ALLOWED_NETWORKS"
 }
 
 func (o Options) checkLocalhost(name string) string {
@@ -34,18 +50,6 @@ func (o Options) checkLocalhost(name string) string {
 
 func (o Options) allows(addr netip.Addr) bool {
 	return slices.ContainsFunc(o.AllowedNetworks, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-// metadata are the addresses from which a machine in a cloud reads its
-// credentials. No list of allowed networks opens them.
-func metadata() []netip.Prefix {
-	return prefixes("169.254.169.254/32", // AWS, Azure, Google, and most others
-		"169.254.170.2/32", "169.254.170.23/32", // AWS tasks and pods
-		"168.63.129.16/32",   // Azure's host
-		"100.100.100.200/32", // Alibaba
-		"192.0.0.192/32",     // Oracle
-		"fd00:ec2::/64",      // AWS
-		"fd20:ce::254/128")   // Google
 }
 
 // special names the range of an address that isn't on the public internet, ""

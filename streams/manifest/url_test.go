@@ -153,7 +153,11 @@ func TestAllowedNetworks(t *testing.T) {
 		{"http://10.1.2.3", allow("10.1.0.0/16", "192.168.0.0/16"), true, "inside one of them"},
 		{"http://10.2.2.3", allow("10.1.0.0/16", "192.168.0.0/16"), false, "outside all of them"},
 		{"http://169.254.169.254", allow("0.0.0.0/0", "169.254.0.0/16"), false, "credentials are never opened"},
-		{"http://169.254.7.7", allow("169.254.0.0/16"), true, "the rest of that network may be"},
+		{"http://169.254.7.7", allow("169.254.0.0/16"), false, "clouds use more of that network than one address, and so does the dialler say"},
+		{"http://[2606:4700::5efe:a00:1]", allow(), false, "10.0.0.1 by ISATAP"},
+		{"http://[2606:4700::5efe:a00:1]", allow("10.0.0.0/8"), true, "and it may be called"},
+		{"http://[64:ff9b::a00:1]", allow("64:ff9b::/96"), false, "10.0.0.1 behind an allowed NAT64"},
+		{"http://[64:ff9b::808:808]", allow("64:ff9b::/96"), true, "8.8.8.8 behind it"},
 		{"http://169.254.169.254", Options{anyAddress: true}, true, "what is stored is judged by the dialler"},
 		{"http://localhost", Options{anyAddress: true}, true, "what is stored is judged by the dialler"},
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,11 +18,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Config says what the server tells of. All fields but Token and Callbacks are
-// required.
+// Config says what the server tells of. All fields but TLS, Token and Callbacks
+// are required.
 type Config struct {
 	// Addr is "host:port".
 	Addr string
+	// TLS is served under, if it isn't nil.
+	TLS *tls.Config
 	// Token is the bearer token that /metrics asks for. Empty asks for none,
 	// which is for loopback only. Health and readiness ask for none: probes
 	// have none, and learn nothing that matters.
@@ -54,11 +57,20 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("BACKSTOP_HTTP_ADDR=%q: %w; choose another address, or stop what uses it", cfg.Addr, err)
 	}
+	listener = newCapped(listener, maxConnections)
+	if cfg.TLS != nil {
+		listener = tls.NewListener(listener, cfg.TLS)
+	}
 	return &Server{cfg: cfg, listener: listener}, nil
 }
 
 // URL is where the server is reached.
-func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
+func (s *Server) URL() string {
+	if s.cfg.TLS != nil {
+		return "https://" + s.listener.Addr().String()
+	}
+	return "http://" + s.listener.Addr().String()
+}
 
 // Addr is the address that was taken.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
