@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -22,9 +23,7 @@ import (
 func takesCalls(more ...map[string]any) map[string]any {
 	hook := map[string]any{"async": false, "timeout": 1000}
 	for _, m := range more {
-		for k, v := range m {
-			hook[k] = v
-		}
+		maps.Copy(hook, m)
 	}
 	return hook
 }
@@ -64,13 +63,19 @@ func TestCallAnswers(t *testing.T) {
 		answer func(*http.Request) (int, http.Header, string)
 		want   streams.Reply
 	}{
-		{"data reaches the caller as it is", answers(200, `{"success":true,"data":{"points": 7}}`),
-			streams.Reply{Success: true, Data: json.RawMessage(`{"points":7}`), Source: streams.SourceApp}},
+		{
+			"data reaches the caller as it is", answers(200, `{"success":true,"data":{"points": 7}}`),
+			streams.Reply{Success: true, Data: json.RawMessage(`{"points":7}`), Source: streams.SourceApp},
+		},
 		{"no data is an answer, too", answers(200, `{"success":true}`), streams.Reply{Success: true, Source: streams.SourceApp}},
-		{"the app's no is the app's answer", answers(200, `{"success":false,"error":{"code":"CLOSED","message":"the quiz is over"}}`),
-			streams.Reply{Error: &streams.ReplyError{Code: "CLOSED", Message: "the quiz is over"}, Source: streams.SourceApp}},
-		{"a no that may be retried is none", answers(200, `{"success":false,"error":{"code":"BUSY","message":"later","retryable":true}}`),
-			none("rejected")},
+		{
+			"the app's no is the app's answer", answers(200, `{"success":false,"error":{"code":"CLOSED","message":"the quiz is over"}}`),
+			streams.Reply{Error: &streams.ReplyError{Code: "CLOSED", Message: "the quiz is over"}, Source: streams.SourceApp},
+		},
+		{
+			"a no that may be retried is none", answers(200, `{"success":false,"error":{"code":"BUSY","message":"later","retryable":true}}`),
+			none("rejected"),
+		},
 		{"accepted: the result comes later", answers(202, ``), streams.Reply{Success: true, Source: streams.SourcePending}},
 		{"empty", answers(200, ``), none("bad_response")},
 		{"another JSON", answers(200, `{"ok":true}`), none("bad_response")},

@@ -101,7 +101,7 @@ func inside(t *testing.T) (port string, accepted *atomic.Int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	accepted = new(atomic.Int64)
+	count := new(atomic.Int64)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -110,13 +110,13 @@ func inside(t *testing.T) (port string, accepted *atomic.Int64) {
 			if err != nil {
 				return
 			}
-			accepted.Add(1)
+			count.Add(1)
 			conn.Close()
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
 	_, port, _ = net.SplitHostPort(l.Addr().String())
-	return port, accepted
+	return port, count
 }
 
 // watched returns a poster that may reach outside alone, asks the resolver for

@@ -188,7 +188,7 @@ func TestAccountsSuffice(t *testing.T) {
 	delivered := make(chan string, 10)
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
-		if ill, _ := sick.Load(r.URL.Path); ill == true {
+		if ill, _ := sick.Load(r.URL.Path); ill == any(true) {
 			w.WriteHeader(http.StatusInternalServerError)
 			return
 		}

@@ -180,7 +180,9 @@ func TestSecretsShowUpNowhere(t *testing.T) {
 	crash(t, waiting)
 	_ = waiting.Wait()
 	crash(t, serve)
-	<-exited
+	if err := <-exited; err == nil {
+		t.Error("a process that was crashed ended well")
+	}
 
 	// What must be there, so that the search is known to find something.
 	disk, onDisk := readStore(t, data)
@@ -206,7 +208,7 @@ func TestSecretsShowUpNowhere(t *testing.T) {
 	for where, text := range map[string][]byte{"the log": []byte(log.String()), "the other log": []byte(waitingLog.String()), "what the commands said": said} {
 		hidden.scan(t, where, text)
 	}
-	for _, line := range bytes.Split(messages, []byte("\n")) {
+	for line := range bytes.SplitSeq(messages, []byte("\n")) {
 		for _, kind := range []string{"dlq.", "attempts.", "notices.", "lanes.", "events."} {
 			if bytes.HasPrefix(line, []byte(kind)) {
 				hidden.scan(t, "a message on "+kind+">", line)
@@ -264,8 +266,12 @@ func (p process) exercise(app, dir string, hidden canaries) (said []byte) {
 	for _, args := range [][]string{
 		{"dlq", "replay", "--app", "reject", "--force"},
 		{"dlq", "discard", "--app", "nobody", "--force"},
-		{"apps", "disable", "fail", "analytics"}, {"apps", "enable", "fail", "analytics"},
-		{"apps", "list", "--json"}, {"breakers", "list", "--json"}, {"status", "--json"}, {"status"},
+		{"apps", "disable", "fail", "analytics"},
+		{"apps", "enable", "fail", "analytics"},
+		{"apps", "list", "--json"},
+		{"breakers", "list", "--json"},
+		{"status", "--json"},
+		{"status"},
 		{"apps", "remove", "fail", "--force"},
 	} {
 		out, errs := p.run(0, args...)

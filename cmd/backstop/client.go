@@ -81,7 +81,10 @@ func connect(cfg Config) (*client, error) {
 func connectOptions(cfg Config) ([]nats.Option, error) {
 	options := []nats.Option{nats.Name("backstop " + cfg.ReplicaName)}
 	for _, setting := range []struct{ name, file string }{
-		{"NATS_CREDS", cfg.NATSCreds}, {"NATS_CA", cfg.NATSCA}, {"NATS_CERT", cfg.NATSCert}, {"NATS_KEY", cfg.NATSKey},
+		{"NATS_CREDS", cfg.NATSCreds},
+		{"NATS_CA", cfg.NATSCA},
+		{"NATS_CERT", cfg.NATSCert},
+		{"NATS_KEY", cfg.NATSKey},
 		{"BACKSTOP_NATS_CERT", cfg.EmbeddedCert},
 	} {
 		if err := readable(setting.file); err != nil {

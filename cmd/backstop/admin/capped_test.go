@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -26,7 +27,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 	}()
 	dial := func() net.Conn {
-		conn, err := net.Dial("tcp", inner.Addr().String())
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", inner.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +40,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	defer (<-accepted).Close()
 	refused := dial()
 	_ = refused.SetReadDeadline(time.Now().Add(30 * time.Second))
-	if _, err := refused.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := refused.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("one too many: %v, want to be hung up on", err)
 	}
 	first.Close()
