@@ -19,6 +19,8 @@ const (
 	NoticeEndpointEnabled  NoticeKind = "endpoint_enabled"
 	NoticeMisconfigured    NoticeKind = "misconfigured"
 	NoticeDeadLettered     NoticeKind = "dead_lettered"
+	NoticeAppUnhealthy     NoticeKind = "app_unhealthy"
+	NoticeAppHealthy       NoticeKind = "app_healthy"
 	NoticeDiscarded        NoticeKind = "discarded"
 )
 
