@@ -27,8 +27,8 @@ import (
 	"backstop/streams/manifest"
 )
 
-// Config is what a Pipeline is made of. All fields but Drain and Observer are
-// required.
+// Config is what a Pipeline is made of. All fields but Drain, Observer and
+// Health are required.
 type Config struct {
 	// JetStream is where events come from and go to.
 	JetStream jetstream.JetStream
@@ -55,6 +55,8 @@ type Config struct {
 	Drain time.Duration
 	// Observer counts what happens. Nil counts nothing.
 	Observer Observer
+	// Health says how apps' health is checked. Its zero value checks nothing.
+	Health HealthConfig
 }
 
 // Observer is told what the pipeline does with events, beside the attempts
@@ -84,6 +86,7 @@ type Pipeline struct {
 	parker       *parker
 	spiller      *spiller
 	notices      *notices
+	health       *healthChecks
 
 	// work outlives the context of Run: attempts in flight are finished and
 	// settled after pulling has stopped.
@@ -112,6 +115,10 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
+	healths, err := cfg.JetStream.KeyValue(ctx, streams.HealthBucket)
+	if err != nil {
+		return nil, err
+	}
 	p := &Pipeline{
 		cfg: cfg, js: cfg.JetStream, log: cfg.Log, observe: cfg.Observer,
 		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases,
@@ -122,6 +129,7 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	p.fleet = newFleet(cfg, p.attempt, &p.busy)
 	p.capabilities = newCapabilities(p)
 	p.lanes = newLanes(p)
+	p.health = newHealthChecks(p, cfg.Health, streams.NewHealths(healths))
 	p.spiller = newSpiller(func(e *endpoint, d *delivery) { p.aside(func() { p.park(e, d) }) })
 	return p, nil
 }
@@ -160,6 +168,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() {
 			withLease(ctx, p.leases, "trimmer", p.cfg.Replica, (&trimmer{p: p}).run)
 		})
+		if p.cfg.Health.Interval > 0 {
+			pull.Go(func() { withLease(ctx, p.leases, "health", p.cfg.Replica, p.health.run) })
+		}
 		pull.Go(func() { p.capabilities.run(ctx, sync.OnceFunc(func() { close(p.ready) })) })
 		<-ctx.Done()
 	}
