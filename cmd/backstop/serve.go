@@ -158,6 +158,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
 		Replica: cfg.ReplicaName, Log: log, Observer: metrics,
+		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observer: newHealthMetrics(registry)},
 	})
 	return p, err
 }
