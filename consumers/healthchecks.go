@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -230,6 +231,9 @@ func (h *healthChecks) turn(ctx context.Context, app string) (next time.Time) {
 		h.p.log.Warn("an app's health could not be checked, for a fault on this side", "app", app, "error", result.Err)
 		return h.pace.sick(began)
 	}
+	if before.State == "" {
+		before.State = streams.HealthUnknown
+	}
 	now := health.Next(before.Health, result, began)
 	now.App, now.By = app, h.p.cfg.Replica
 	now.Metrics = h.metrics(ctx, t.metrics, before.Metrics, result.State)
@@ -324,10 +328,11 @@ func (h *healthChecks) forget(ctx context.Context, app string) (next time.Time) 
 
 // moved makes known that an app's state has changed.
 func (h *healthChecks) moved(ctx context.Context, from streams.HealthState, now streams.Health) {
-	if from == "" {
-		from = streams.HealthUnknown
+	level := slog.LevelInfo
+	if now.State == streams.Unhealthy {
+		level = slog.LevelWarn
 	}
-	h.p.log.Info("health", "app", now.App, "from", string(from), "to", string(now.State), "error", now.Error)
+	h.p.log.Log(ctx, level, "health", "app", now.App, "from", string(from), "to", string(now.State), "error", now.Error)
 	about := streams.EndpointID{App: now.App}
 	details := map[string]any{"from": from, "to": now.State, "status": now.Status, "error": now.Error}
 	switch {

@@ -1,6 +1,7 @@
 package consumers_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -168,6 +169,7 @@ func garbage(b *bundle) string {
 			if err != nil {
 				return
 			}
+			_, _ = http.ReadRequest(bufio.NewReader(c))
 			_, _ = io.WriteString(c, "\x00\x1b[31m"+strings.Repeat("x", 5000)+"\r\n\r\n")
 			c.Close()
 		}

@@ -31,7 +31,7 @@ type pace struct{ interval time.Duration }
 // twentieth of the interval is added, so that it is no clockwork.
 func (p pace) regular(app string, after time.Time) time.Time {
 	name := fnv.New64a()
-	_, _ = name.Write([]byte(app))                       // a hash takes everything
+	_, _ = name.Write([]byte(app)) // a hash takes everything
 	place := time.Duration(name.Sum64()>>1) % p.interval
 	at := after.Truncate(p.interval).Add(place)
 	if !at.After(after) {
