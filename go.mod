@@ -6,6 +6,7 @@ require github.com/nats-io/nats.go v1.55.0
 
 require (
 	code.dny.dev/ssrf v0.3.0 // indirect
+	github.com/DataDog/sketches-go v1.4.8
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect

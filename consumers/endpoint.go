@@ -63,16 +63,25 @@ func (e *endpoint) wake() {
 	}
 }
 
-// setGate takes over what the breakers bucket says of the endpoint; nil means
-// that it has no entry (any more).
-func (e *endpoint) setGate(g *streams.Gate) {
+// currentGate returns what the breakers bucket says of the endpoint; nil means
+// that it has no entry.
+func (e *endpoint) currentGate() *streams.Gate {
 	e.mu.Lock()
-	e.gate = g
+	defer e.mu.Unlock()
+	return e.gate
+}
+
+// setGate takes over what the breakers bucket says of the endpoint; nil means
+// that it has no entry (any more). It returns what it said before.
+func (e *endpoint) setGate(g *streams.Gate) (was *streams.Gate) {
+	e.mu.Lock()
+	was, e.gate = e.gate, g
 	e.mu.Unlock()
 	if d := e.declared.Load(); g == nil && d != nil {
 		d.breaker.Reset(breaker.CauseRemote)
 	}
 	e.applyGate()
+	return was
 }
 
 // applyGate trips the breaker if the bucket says so. An endpoint that is not

@@ -27,8 +27,7 @@ import (
 	"backstop/streams/manifest"
 )
 
-// Config is what a Pipeline is made of. All fields but Drain and Observer are
-// required.
+// Config is what a Pipeline is made of. All fields up to Log are required.
 type Config struct {
 	// JetStream is where events come from and go to.
 	JetStream jetstream.JetStream
@@ -55,6 +54,10 @@ type Config struct {
 	Drain time.Duration
 	// Observer counts what happens. Nil counts nothing.
 	Observer Observer
+	// Now is the time that alerts go by. Defaults to time.Now.
+	Now func() time.Time
+	// AlertEvery is how often alerts are evaluated. Defaults to 10 s.
+	AlertEvery time.Duration
 }
 
 // Observer is told what the pipeline does with events, beside the attempts
@@ -84,6 +87,9 @@ type Pipeline struct {
 	parker       *parker
 	spiller      *spiller
 	notices      *notices
+	folder       *folder
+	rollups      *Rollups
+	alerting     *alerting
 
 	// work outlives the context of Run: attempts in flight are finished and
 	// settled after pulling has stopped.
@@ -104,6 +110,9 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if cfg.Observer == nil {
 		cfg.Observer = noObserver{}
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	breakers, err := cfg.JetStream.KeyValue(ctx, streams.BreakersBucket)
 	if err != nil {
 		return nil, err
@@ -112,12 +121,22 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
+	rollups, err := cfg.JetStream.KeyValue(ctx, streams.RollupsBucket)
+	if err != nil {
+		return nil, err
+	}
+	alerts, err := cfg.JetStream.KeyValue(ctx, streams.AlertsBucket)
+	if err != nil {
+		return nil, err
+	}
 	p := &Pipeline{
 		cfg: cfg, js: cfg.JetStream, log: cfg.Log, observe: cfg.Observer,
 		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases,
 		laneHolds: newHolds(), parker: newParker(cfg.JetStream), notices: newNotices(cfg.JetStream, cfg.Log),
+		folder: &folder{js: cfg.JetStream, log: cfg.Log}, rollups: NewRollups(rollups, cfg.Log),
 		stopping: make(chan struct{}), ready: make(chan struct{}),
 	}
+	p.alerting = newAlerting(p, streams.NewAlerts(alerts))
 	p.work, p.cutOff = context.WithCancel(context.WithoutCancel(ctx))
 	p.fleet = newFleet(cfg, p.attempt, &p.busy)
 	p.capabilities = newCapabilities(p)
@@ -129,6 +148,17 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 // Ready is closed when manifests and breakers are loaded and every declared
 // capability can be published to.
 func (p *Pipeline) Ready() <-chan struct{} { return p.ready }
+
+// Rollups answers what came of the attempts of the last day, once Run runs.
+func (p *Pipeline) Rollups() *Rollups { return p.rollups }
+
+// RollupLag is how old the attempts are that the rollups don't have yet: 0 when
+// there are none, or when another replica adds them up.
+func (p *Pipeline) RollupLag() time.Duration { return p.folder.lag() }
+
+// AlertsActive is how many alerts are raised, at the replica that evaluates
+// them; 0 at the others.
+func (p *Pipeline) AlertsActive() int { return int(p.alerting.active.Load()) }
 
 // aside does something for an event that waits for the network, so that no
 // pull waits for it. What is held bounds how much of it there can be.
@@ -146,6 +176,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	// What the lanes rely on is loaded before they start.
 	gates, manifests := make(chan struct{}), make(chan struct{})
 	follow.Go(func() { _ = p.followGates(ctx, func() { close(gates) }) })
+	follow.Go(func() { _ = p.rollups.Run(ctx) })
 	follow.Go(func() { p.followManifests(ctx, sync.OnceFunc(func() { close(manifests) })) })
 	// Breakers change and notices are made until the last event has settled.
 	after.Go(func() { p.followBreakers(p.work) })
@@ -160,6 +191,11 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() {
 			withLease(ctx, p.leases, "trimmer", p.cfg.Replica, (&trimmer{p: p}).run)
 		})
+		for task, run := range map[string]func(context.Context){
+			"rollup": p.folder.run, "alerts": p.alerting.run, "notices": (&forwarder{p: p}).run,
+		} {
+			pull.Go(func() { withLease(ctx, p.leases, task, p.cfg.Replica, run) })
+		}
 		pull.Go(func() { p.capabilities.run(ctx, sync.OnceFunc(func() { close(p.ready) })) })
 		<-ctx.Done()
 	}

@@ -106,7 +106,7 @@ func (p *Pipeline) applyGate(id streams.EndpointID, g *streams.Gate) {
 	if wasDisabled && !e.disabled.Load() {
 		p.log.Info("endpoint enabled", "endpoint", id.String())
 	}
-	e.setGate(g)
+	p.alerting.gateChanged(id, e.setGate(g), g)
 }
 
 // disable records that the app wants no more events (410). Other replicas

@@ -2,9 +2,11 @@ package streams
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Attempt is an entry of the delivery log: one HTTP request to an endpoint, or
@@ -17,6 +19,13 @@ type Attempt struct {
 	// Attempt is its number, from 1.
 	Attempt    int     `json:"attempt"`
 	DurationMs float64 `json:"durationMs"`
+	// Call says that somebody waited for the answer; false for an event.
+	Call bool `json:"call,omitempty"`
+	// Requested says that an HTTP request was made.
+	Requested bool `json:"requested"`
+	// Success says that the app did its part: an event was delivered, a call
+	// was answered, be it with the app's own "no".
+	Success bool `json:"success"`
 	// Verdict is "delivered", "retry", "rejected" or "refused".
 	Verdict string `json:"verdict"`
 	// Reason says why it was not delivered; empty when it was.
@@ -25,7 +34,20 @@ type Attempt struct {
 	Status   int    `json:"status,omitempty"`
 	TimedOut bool   `json:"timedOut,omitempty"`
 	Error    string `json:"error,omitempty"`
+	// Answer is the first bytes of an answer that was not good, without what
+	// may be secret or personal.
+	Answer string `json:"answer,omitempty"`
+	// Source is who answered a call in the end; empty for an event.
+	Source Source `json:"source,omitempty"`
+
+	// Sequence is the entry's place in the log, once it is stored.
+	Sequence uint64 `json:"-"`
+	// StoredAt is when the broker stored it.
+	StoredAt time.Time `json:"-"`
 }
+
+// Endpoint is where the attempt was made.
+func (a Attempt) Endpoint() EndpointID { return EndpointID{Capability: a.Capability, App: a.App} }
 
 // Msg returns the message that stores the entry on attempts.<capability>.<app>.
 func (a Attempt) Msg() (*nats.Msg, error) {
@@ -33,7 +55,29 @@ func (a Attempt) Msg() (*nats.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	msg := nats.NewMsg(EndpointID{Capability: a.Capability, App: a.App}.Subject(Attempts))
+	msg := nats.NewMsg(a.Endpoint().Subject(Attempts))
 	msg.Data = data
 	return msg, nil
+}
+
+// DecodeAttempt reads an entry. Its subject decides on the endpoint.
+func DecodeAttempt(msg jetstream.Msg) (Attempt, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return Attempt{}, err
+	}
+	a := Attempt{}
+	kind, id, err := ParseSubject(msg.Subject())
+	if err == nil && kind != Attempts {
+		err = fmt.Errorf("a message on %s is not an entry of the delivery log", msg.Subject())
+	}
+	if err == nil {
+		err = json.Unmarshal(msg.Data(), &a)
+	}
+	if err != nil {
+		return Attempt{}, fmt.Errorf("entry %d of the delivery log can't be read: %w", meta.Sequence.Stream, err)
+	}
+	a.Capability, a.App = id.Capability, id.App
+	a.Sequence, a.StoredAt = meta.Sequence.Stream, meta.Timestamp
+	return a, nil
 }

@@ -19,6 +19,8 @@ const (
 	NoticeEndpointEnabled  NoticeKind = "endpoint_enabled"
 	NoticeMisconfigured    NoticeKind = "misconfigured"
 	NoticeDeadLettered     NoticeKind = "dead_lettered"
+	NoticeAlertRaised      NoticeKind = "alert_raised"
+	NoticeAlertCleared     NoticeKind = "alert_cleared"
 	NoticeDiscarded        NoticeKind = "discarded"
 )
 
@@ -30,6 +32,9 @@ type Notice struct {
 	Time       time.Time      `json:"time"`
 	Message    string         `json:"message"`
 	Details    map[string]any `json:"details,omitempty"`
+
+	// Sequence is its place in NOTICES, once it is stored.
+	Sequence uint64 `json:"-"`
 }
 
 // Msg returns the message that publishes the notice on notices.<kind>.

@@ -149,7 +149,8 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	p.events, err = consumers.New(ctx, consumers.Config{
 		JetStream: b.js, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
-			dispatcher.Measure(metrics.dispatcher, p.attempts.Record),
+			p.attempts.Log(),
+			dispatcher.Measure(metrics.dispatcher),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
 			dispatcher.Timeout(),

@@ -37,19 +37,13 @@ const maxReasonScan = 10_000
 
 func (c *client) deadLetterStatus(ctx context.Context) (deadLetterStatus, error) {
 	s := deadLetterStatus{Endpoints: []deadLetterCount{}, Reasons: []reasonCount{}}
-	stream, err := c.js.Stream(ctx, streams.DeadLetterStream)
+	counts, err := streams.NewDeadLetters(c.js).Counts(ctx)
 	if err != nil {
 		return s, err
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
-	if err != nil {
-		return s, err
-	}
-	s.Total = info.State.Msgs
-	for subject, count := range info.State.Subjects {
-		if _, id, err := streams.ParseSubject(subject); err == nil {
-			s.Endpoints = append(s.Endpoints, deadLetterCount{App: id.App, Capability: id.Capability, Count: count})
-		}
+	for id, count := range counts {
+		s.Total += count
+		s.Endpoints = append(s.Endpoints, deadLetterCount{App: id.App, Capability: id.Capability, Count: count})
 	}
 	slices.SortFunc(s.Endpoints, func(x, y deadLetterCount) int {
 		return cmp.Or(cmp.Compare(y.Count, x.Count), strings.Compare(x.App, y.App), strings.Compare(x.Capability, y.Capability))
