@@ -16,7 +16,7 @@ import (
 // the way of an event.
 const (
 	attemptBuffer = 16_384
-	attemptBatch  = 500
+	attemptBatch  = streams.MaxBatch
 	attemptDelay  = 200 * time.Millisecond
 )
 

@@ -41,7 +41,8 @@ const (
 type folder struct {
 	js     jetstream.JetStream
 	log    *slog.Logger
-	behind atomic.Int64 // nanoseconds
+	behind atomic.Int64  // nanoseconds
+	folded atomic.Uint64 // last entry that is added up, stored or not
 }
 
 // lag is how old the entries are that are not added up yet: 0 when there are
@@ -130,6 +131,7 @@ func (g *folding) take(ctx context.Context, msg jetstream.Msg) error {
 		return nil //nolint:nilerr // somebody put it there by hand
 	}
 	g.sums.Add(meta.Sequence.Stream, meta.Timestamp, id, entry)
+	g.folded.Store(meta.Sequence.Stream)
 	if g.sums.Dirty() >= foldParts {
 		return g.store(ctx)
 	}

@@ -92,6 +92,62 @@ func cmdGate(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(streams.NewGates(kv).Set(ctx, g))
 }
 
+// cmdAttempt writes an entry of the delivery log:
+// attempt ID CAPABILITY APP VERDICT REASON AGE. A REASON of "-" stands for none.
+func cmdAttempt(ts *testscript.TestScript, neg bool, args []string) {
+	noNegation(ts, neg)
+	if len(args) != 6 {
+		ts.Fatalf("usage: attempt ID CAPABILITY APP VERDICT REASON AGE")
+	}
+	age, err := time.ParseDuration(args[5])
+	ts.Check(err)
+	entry := streams.Attempt{
+		ID: args[0], Capability: args[1], App: args[2], Verdict: args[3], Reason: args[4], Time: time.Now().Add(-age),
+		Attempt: 1, DurationMs: 12.5, Requested: args[3] != "refused", Success: args[3] == "delivered", Status: 200,
+	}
+	if entry.Reason == "-" {
+		entry.Reason = ""
+	} else {
+		entry.Status, entry.Error, entry.Answer = 503, "the app answered 503 Service Unavailable", "sorry"
+	}
+	ctx, js := scriptJetStream(ts)
+	msg, err := entry.Msg()
+	ts.Check(err)
+	_, err = js.PublishMsg(ctx, msg)
+	ts.Check(err)
+}
+
+// cmdAlert raises an alert: alert RULE CAPABILITY APP MESSAGE. A "-" stands for
+// no endpoint.
+func cmdAlert(ts *testscript.TestScript, neg bool, args []string) {
+	noNegation(ts, neg)
+	if len(args) != 4 {
+		ts.Fatalf("usage: alert RULE CAPABILITY APP MESSAGE")
+	}
+	a := streams.Alert{AlertKey: streams.AlertKey{Rule: streams.AlertRule(args[0])}, Since: time.Now().Add(-time.Minute), Message: args[3]}
+	if args[2] != "-" {
+		a.Capability, a.App = args[1], args[2]
+	}
+	ctx, js := scriptJetStream(ts)
+	kv, err := js.KeyValue(ctx, streams.AlertsBucket)
+	ts.Check(err)
+	_, err = streams.NewAlerts(kv).Raise(ctx, a)
+	ts.Check(err)
+}
+
+// cmdNotice publishes a notice: notice KIND CAPABILITY APP MESSAGE.
+func cmdNotice(ts *testscript.TestScript, neg bool, args []string) {
+	noNegation(ts, neg)
+	if len(args) != 4 {
+		ts.Fatalf("usage: notice KIND CAPABILITY APP MESSAGE")
+	}
+	ctx, js := scriptJetStream(ts)
+	msg, err := streams.Notice{Kind: streams.NoticeKind(args[0]), Capability: args[1], App: args[2], Time: time.Now(), Message: args[3]}.Msg()
+	ts.Check(err)
+	_, err = js.PublishMsg(ctx, msg)
+	ts.Check(err)
+}
+
 // cmdLane parks events in an endpoint's own lane, paused for a time:
 // lane CAPABILITY APP EVENTS PAUSE.
 func cmdLane(ts *testscript.TestScript, neg bool, args []string) {

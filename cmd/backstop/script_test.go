@@ -40,6 +40,9 @@ func TestScripts(t *testing.T) {
 			"secrets":    cmdSecrets,
 			"lane":       cmdLane,
 			"notices":    cmdNotices,
+			"attempt":    cmdAttempt,
+			"alert":      cmdAlert,
+			"notice":     cmdNotice,
 		},
 	})
 }

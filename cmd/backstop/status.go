@@ -19,7 +19,7 @@ func newStatusCommand(a *app) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show backlog, lanes, breakers, dead letters and rates",
+		Short: "Show backlog, lanes, breakers, dead letters, alerts and rates",
 		Long: `Show how the pipeline does, as NATS tells it: for each capability what waits and
 how fast it is published and settled (delivered, parked in an own lane, or dead-lettered);
 the own lanes of endpoints in trouble; circuits that are not closed; dead letters.`,
@@ -55,6 +55,7 @@ type status struct {
 	Lanes        []laneStatus       `json:"lanes"`
 	Breakers     []streams.Gate     `json:"breakers"`
 	DeadLetters  deadLetterStatus   `json:"deadLetters"`
+	Alerts       []streams.Alert    `json:"alerts"`
 }
 
 // status asks NATS for everything, and measures rates for the interval.
@@ -68,6 +69,9 @@ func (c *client) status(ctx context.Context, interval time.Duration) (status, er
 		return s, err
 	}
 	if s.Breakers, err = c.listGates(ctx); err != nil {
+		return s, err
+	}
+	if s.Alerts, err = c.listAlerts(ctx); err != nil {
 		return s, err
 	}
 	s.Capabilities, err = c.capabilityStatus(ctx, interval)
@@ -93,7 +97,22 @@ func (a *app) printStatus(s status) error {
 	} else if err := a.gateTable(s.Breakers); err != nil {
 		return err
 	}
-	return a.printDeadLetterStatus(s.DeadLetters)
+	if err := a.printDeadLetterStatus(s.DeadLetters); err != nil {
+		return err
+	}
+	a.printAlerts(s)
+	return nil
+}
+
+// printAlerts prints a line for each alert, and nothing when there are none.
+func (a *app) printAlerts(s status) {
+	if len(s.Alerts) == 0 {
+		return
+	}
+	a.section("Alerts")
+	for _, alert := range s.Alerts {
+		fmt.Fprintf(a.out, "%s for %s: %s\n", alert.Rule, ago(s.Time, alert.Since), clip(alert.Message, 160))
+	}
 }
 
 // section starts a part of the overview.
