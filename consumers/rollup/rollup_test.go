@@ -29,12 +29,14 @@ func TestCounts(t *testing.T) {
 		"delivered": {Entry{Attempt: 1, DurationMs: 5, Requested: true, Success: true}, Counts{Attempts: 1, Succeeded: 1, DurationMs: 5}, "the plain case"},
 		"timeout": {
 			Entry{Attempt: 2, DurationMs: 2000, Requested: true, TimedOut: true, Reason: "timeout"},
-			Counts{Attempts: 1, Failed: map[string]uint64{"timeout": 1}, TimedOut: 1, Retries: 1, DurationMs: 2000}, "a retry that times out is all three",
+			Counts{Attempts: 1, Failed: map[string]uint64{"timeout": 1}, TimedOut: 1, Retries: 1, DurationMs: 2000},
+			"a retry that times out is all three",
 		},
 		"refused": {Entry{Attempt: 1, Reason: "circuit_open"}, Counts{Refused: 1}, "no request says nothing of the app"},
 		"fallback": {
 			Entry{Attempt: 1, Reason: "circuit_open", Source: streams.SourceCache},
-			Counts{Refused: 1, Calls: map[streams.Source]uint64{streams.SourceCache: 1}}, "a call is answered all the same",
+			Counts{Refused: 1, Calls: map[streams.Source]uint64{streams.SourceCache: 1}},
+			"a call is answered all the same",
 		},
 		"local": {Entry{Attempt: 1, Requested: true, Reason: "local"}, Counts{Attempts: 1, Failed: map[string]uint64{"local": 1}}, "made, and not held against the app"},
 	} {
@@ -325,7 +327,7 @@ func BenchmarkOverviewOfADay(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if w.Overview(noon.Add(17 * time.Minute)).Total.Attempts == 0 {
+		if w.Overview(noon.Add(17*time.Minute)).Total.Attempts == 0 {
 			b.Fatal("empty")
 		}
 	}
