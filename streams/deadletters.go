@@ -28,6 +28,14 @@ type Filter struct {
 	Reason          DeadLetterReason
 	// Since and Until bound FailedAt, inclusively, when not zero.
 	Since, Until time.Time
+	// After and Through bound the Sequence, when not zero: those behind After
+	// and up to Through. The sequence of the last one that was seen goes on
+	// from there.
+	After, Through uint64
+	// Sequences are dead letters themselves, when there are any.
+	Sequences []uint64
+	// WithoutPayload leaves the payloads in the broker; Size is told anyway.
+	WithoutPayload bool
 }
 
 // subject returns the narrowest subject that the filter allows.
@@ -49,82 +57,71 @@ func (f Filter) Match(d DeadLetter) bool {
 		f.App != "" && f.App != d.App && (f.App != NoApp || d.App != ""),
 		f.Reason != "" && f.Reason != d.Reason,
 		!f.Since.IsZero() && d.FailedAt.Before(f.Since),
-		!f.Until.IsZero() && d.FailedAt.After(f.Until):
+		!f.Until.IsZero() && d.FailedAt.After(f.Until),
+		d.Sequence <= f.After && f.After != 0,
+		d.Sequence > f.Through && f.Through != 0,
+		len(f.Sequences) > 0 && !slices.Contains(f.Sequences, d.Sequence):
 		return false
 	}
 	return len(f.IDs) == 0 || slices.Contains(f.IDs, d.ID)
 }
 
-// What Select reads at once, and how long its consumer outlives it if the
-// process dies.
-const (
-	readBatch   = 256
-	readLinger  = time.Minute
-	readTimeout = 10 * time.Second
-)
-
 // Select yields the dead letters that the filter matches, oldest first, up to
 // the last one that was stored when it began. An error ends it.
 func (s *DeadLetters) Select(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
+	return s.each(ctx, f, false)
+}
+
+// SelectNewest yields the dead letters that the filter matches, newest first.
+// An error ends it.
+func (s *DeadLetters) SelectNewest(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
+	return s.each(ctx, f, true)
+}
+
+func (s *DeadLetters) each(ctx context.Context, f Filter, newest bool) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
-		if err := s.each(ctx, f, func(d DeadLetter) bool { return yield(d, nil) }); err != nil {
+		from := scan{stream: DeadLetterStream, subject: f.subject(), after: f.After, through: f.Through, headersOnly: f.WithoutPayload}
+		read := from.forward
+		if newest {
+			read = from.backward
+		}
+		err := read(ctx, s.js, func(m stored) (bool, error) {
+			d, err := DecodeDeadLetter(m.Subject(), m.Headers(), m.Data(), m.sequence)
+			if err != nil {
+				return false, err
+			}
+			return !f.Match(d) || yield(d, nil), nil
+		})
+		if err != nil {
 			yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
 		}
 	}
 }
 
-func (s *DeadLetters) each(ctx context.Context, f Filter, visit func(DeadLetter) bool) error {
+// Get returns the dead letter at a sequence as it is now, or ErrGone.
+func (s *DeadLetters) Get(ctx context.Context, sequence uint64) (DeadLetter, error) {
 	stream, err := s.js.Stream(ctx, DeadLetterStream)
 	if err != nil {
-		return err
+		return DeadLetter{}, err
 	}
-	last := stream.CachedInfo().State.LastSeq
-	cons, err := s.js.CreateConsumer(ctx, DeadLetterStream, jetstream.ConsumerConfig{
-		FilterSubject: f.subject(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readLinger,
-	})
+	msg, err := stream.GetMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return DeadLetter{}, ErrGone
+	}
 	if err != nil {
-		return err
+		return DeadLetter{}, err
 	}
-	// A stream may have 1,000 consumers, and the server keeps an inactive one
-	// for as long as it was told.
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-		defer cancel()
-		_ = s.js.DeleteConsumer(ctx, DeadLetterStream, cons.CachedInfo().Name)
-	}()
-	for ctx.Err() == nil {
-		more, err := readSome(cons, last, f, visit)
-		if !more || err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
+	return DecodeDeadLetter(msg.Subject, msg.Header, msg.Data, msg.Sequence)
 }
 
-// readSome visits what the consumer has now; more is false when that was all.
-func readSome(cons jetstream.Consumer, last uint64, f Filter, visit func(DeadLetter) bool) (more bool, err error) {
-	batch, err := cons.FetchNoWait(readBatch)
+// Last returns the sequence of the last dead letter that was ever stored: a
+// selection up to it holds nothing that fails later.
+func (s *DeadLetters) Last(ctx context.Context) (uint64, error) {
+	stream, err := s.js.Stream(ctx, DeadLetterStream)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return false, err
-		}
-		if meta.Sequence.Stream > last {
-			return false, nil
-		}
-		d, err := DecodeDeadLetter(msg.Subject(), msg.Headers(), msg.Data(), meta.Sequence.Stream)
-		if err != nil {
-			return false, err
-		}
-		if f.Match(d) && !visit(d) {
-			return false, nil
-		}
-		more = true
-	}
-	return more, batch.Error()
+	return stream.CachedInfo().State.LastSeq, nil
 }
 
 // Store writes a dead letter and waits until the broker has it. Writing one
