@@ -69,7 +69,7 @@ func (a *app) decisionCommand(cmd *cobra.Command, d *decision, asJSON *bool) {
 	flags.BoolVar(&d.force, "force", false, "don't ask")
 	flags.StringVar(&d.rate, "rate", "", "at most so many a second, such as 50/s")
 	cmd.Args = func(_ *cobra.Command, ids []string) error {
-		switch given := len(ids) > 0 || !d.filter.none(); {
+		switch given := len(ids) > 0 || !d.filter.None(); {
 		case !given && !d.all:
 			return errors.New("which dead letters? Give their IDs, a filter, or --all")
 		case given && d.all:
