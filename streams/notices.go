@@ -59,20 +59,26 @@ func (s *NoticeLog) Newest(ctx context.Context, f NoticeFilter) iter.Seq2[Stored
 	}
 }
 
-// Follow calls fn for each notice as it is published, until ctx ends, which it
-// reports as nil, or fn returns an error, which it returns. With after it
-// begins behind that sequence, so that nothing is missed between two calls;
-// nil means with the next notice. A sequence that the stream has not reached,
-// as after it was made anew, means with the next notice too.
-func (s *NoticeLog) Follow(ctx context.Context, after *uint64, fn func(StoredNotice) error) error {
+// Last returns the sequence of the last notice that was published; 0 when
+// there was none yet.
+func (s *NoticeLog) Last(ctx context.Context) (uint64, error) {
 	stream, err := s.js.Stream(ctx, NoticeStream)
 	if err != nil {
-		return fmt.Errorf("follow notices: %w", err)
+		return 0, fmt.Errorf("read notices: %w", err)
 	}
-	start := stream.CachedInfo().State.LastSeq + 1
-	if after != nil && *after < start {
-		start = *after + 1
+	return stream.CachedInfo().State.LastSeq, nil
+}
+
+// Follow calls fn for each notice behind a sequence, and then for each as it is
+// published, until ctx ends, which it reports as nil, or fn returns an error,
+// which it returns. A sequence that the stream has not reached, as after it was
+// made anew, means with the next notice.
+func (s *NoticeLog) Follow(ctx context.Context, after uint64, fn func(StoredNotice) error) error {
+	last, err := s.Last(ctx)
+	if err != nil {
+		return err
 	}
+	start := min(after, last) + 1
 	cons, err := s.js.OrderedConsumer(ctx, NoticeStream, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: start, InactiveThreshold: readLinger,
 	})
@@ -93,7 +99,7 @@ func (s *NoticeLog) Follow(ctx context.Context, after *uint64, fn func(StoredNot
 	for {
 		msg, err := messages.Next(jetstream.NextContext(ctx))
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // it ended because it was told to
+			return nil // it ended because it was told to
 		}
 		if err != nil {
 			return fmt.Errorf("follow notices: %w", err)

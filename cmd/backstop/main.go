@@ -27,6 +27,8 @@ func commands() []func(*app) *cobra.Command {
 		newPublishCommand,
 		newDLQCommand,
 		newBreakersCommand,
+		newAuditCommand,
+		newTokenCommand,
 		newStatusCommand,
 		newListenCommand,
 		newBenchCommand,

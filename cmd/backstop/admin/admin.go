@@ -1,31 +1,47 @@
-// Package admin is Backstop's HTTP side for operators and machines: health,
-// readiness and metrics.
+// Package admin is Backstop's HTTP side for operators and machines: the API,
+// health, readiness and metrics.
+//
+// A route is one line in routes.go and one handler in the file of its
+// resource. What all have in common is done before a handler is called: who
+// asks (auth.go), from where (guard.go, hosts.go), whether the query, Accept
+// and the method are right (routes.go). A handler returns an error, which
+// becomes the answer in problem.go.
 package admin
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Config says what the server tells of. All fields but Token are required.
+// Config says what the server tells of, and to whom. Addr, Metrics, Healthy,
+// Ready and Log are required.
 type Config struct {
 	// Addr is "host:port".
 	Addr string
-	// Token is the bearer token that /metrics asks for. Empty asks for none,
-	// which is for loopback only. Health and readiness ask for none: probes
-	// have none, and learn nothing that matters.
+	// Token is the bearer token of somebody who may do everything. Together
+	// with Tokens it guards the API and /metrics; without any of them, both are
+	// open to this machine. Health and readiness ask for none: probes have
+	// none, and learn nothing that matters.
 	Token string
+	// Tokens are further ones, each with a name and a role.
+	Tokens []Token
+	// PublicURL is where browsers reach the server, when that isn't its address.
+	PublicURL string
+	// Hosts are further names by which they do.
+	Hosts []string
+	// Callbacks takes POST /callbacks/{token} of apps, which has its own ways
+	// to tell who asks. Nil: there are none.
+	Callbacks http.Handler
 	// Metrics are served at /metrics.
 	Metrics prometheus.Gatherer
 	// Healthy is asked by /healthz: an error means that a restart may help.
@@ -38,8 +54,16 @@ type Config struct {
 
 // Server serves the operators' side. Make one with Listen and call Run.
 type Server struct {
-	cfg      Config
-	listener net.Listener
+	cfg         Config
+	listener    net.Listener
+	tokens      []Token
+	sessions    *sessions
+	hosts       *hosts
+	failures    *throttle
+	crossOrigin *http.CrossOriginProtection
+	backend     atomic.Pointer[Backend] // nil until Attach
+	listeners   chan struct{}           // one for each client of the stream
+	stopping    chan struct{}           // closed when Run's context ends
 }
 
 // Listen takes the address. The error names the setting, so that a taken port
@@ -50,8 +74,38 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("BACKSTOP_HTTP_ADDR=%q: %w; choose another address, or stop what uses it", cfg.Addr, err)
 	}
-	return &Server{cfg: cfg, listener: listener}, nil
+	s, err := newServer(cfg, listener)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return s, nil
 }
+
+func newServer(cfg Config, listener net.Listener) (*Server, error) {
+	s := &Server{
+		cfg: cfg, listener: listener, tokens: cfg.Tokens, failures: newThrottle(), crossOrigin: http.NewCrossOriginProtection(),
+		listeners: make(chan struct{}, maxStreams), stopping: make(chan struct{}),
+	}
+	if cfg.Token != "" {
+		s.tokens = append([]Token{{Name: AdminName, Role: RoleAdmin, Hash: HashToken(cfg.Token)}}, cfg.Tokens...)
+	}
+	var err error
+	if s.hosts, err = newHosts(listener.Addr(), cfg.PublicURL, cfg.Hosts); err != nil {
+		return nil, err
+	}
+	if origin := s.hosts.origin(); origin != "" {
+		// A proxy may send on another Host than the browser has asked.
+		if err := s.crossOrigin.AddTrustedOrigin(origin); err != nil {
+			return nil, err
+		}
+	}
+	s.sessions, err = newSessions(cfg.Token, s.tokens)
+	return s, err
+}
+
+// Attach gives the API what it works on. Until then it answers that Backstop is
+// starting. It may be called at any time.
+func (s *Server) Attach(b Backend) { s.backend.Store(&b) }
 
 // URL is where the server is reached.
 func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
@@ -73,6 +127,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
+		close(s.stopping) // streams end, for which Shutdown would wait
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		stopped <- srv.Shutdown(stopping)
@@ -91,26 +146,21 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Close() error { return s.listener.Close() }
 
 func (s *Server) handler() http.Handler {
-	mux := http.NewServeMux()
+	mux := s.api()
 	mux.Handle("GET /metrics", s.guarded(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	mux.Handle("GET /healthz", probe(s.cfg.Healthy))
 	mux.Handle("GET /readyz", probe(s.cfg.Ready))
-	return mux
+	if s.cfg.Callbacks != nil {
+		mux.Handle("POST /callbacks/{token}", s.cfg.Callbacks)
+	}
+	return secureHeaders(mux)
 }
 
-// guarded asks for the token, if there is one.
+// guarded asks for a token that may read, if there are any.
 func (s *Server) guarded(next http.Handler) http.Handler {
-	if s.cfg.Token == "" {
-		return next
-	}
-	want := sha256.Sum256([]byte("Bearer " + s.cfg.Token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Of equal length whatever was sent, so that the comparison takes the
-		// same time.
-		got := sha256.Sum256([]byte(r.Header.Get("Authorization")))
-		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="backstop"`)
-			http.Error(w, "send the header Authorization: Bearer and BACKSTOP_ADMIN_TOKEN", http.StatusUnauthorized)
+		if _, refused := s.guard(r, RoleRead); refused != nil {
+			refused.write(w)
 			return
 		}
 		next.ServeHTTP(w, r)

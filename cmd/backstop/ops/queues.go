@@ -41,7 +41,7 @@ type reading struct {
 	retired   bool
 }
 
-// Queue looks at every capability's stream, twice if rates are wanted.
+// Queues looks at every capability's stream, twice if rates are wanted.
 func (o *Ops) Queues(ctx context.Context, interval time.Duration) ([]Queue, error) {
 	before, err := o.readings(ctx)
 	if err != nil {
@@ -149,7 +149,7 @@ type Lane struct {
 	PausedUntil time.Time `json:"pausedUntil,omitzero"`
 }
 
-// Lane lists the lanes, the longest first, never nil.
+// Lanes lists the lanes, the longest first, never nil.
 func (o *Ops) Lanes(ctx context.Context) ([]Lane, error) {
 	stream, err := o.js.Stream(ctx, streams.LaneStream)
 	if err != nil {
