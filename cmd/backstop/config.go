@@ -64,8 +64,8 @@ type Config struct {
 	// HTTPAddr is where the dashboard, the API, callbacks and metrics are served.
 	HTTPAddr   httpAddr `envconfig:"BACKSTOP_HTTP_ADDR" desc:"dashboard, API, callbacks, /metrics, /healthz, /readyz"`
 	AdminToken string   `envconfig:"BACKSTOP_ADMIN_TOKEN" desc:"bearer token of the API; required to listen beyond loopback"`
-	// TokensFile holds the hashes of further tokens, which Tokens are.
-	TokensFile tokensFile `envconfig:"BACKSTOP_TOKENS_FILE" desc:"file with further tokens of the API, a line of name, role and hash each (backstop token new)"`
+	// TokensFile holds the hashes of further tokens; see readTokens.
+	TokensFile string `envconfig:"BACKSTOP_TOKENS_FILE" desc:"file with further tokens of the API, a line of name, role and hash each (backstop token new)"`
 	// HTTPHosts are names by which browsers reach the HTTP address, beside
 	// that of PublicURL.
 	HTTPHosts hostNames `envconfig:"BACKSTOP_HTTP_HOSTS" desc:"further names by which browsers reach it, separated by commas"`

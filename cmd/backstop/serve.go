@@ -61,9 +61,9 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	stdlog.SetOutput(io.Discard)
 	web := &readiness{}
 	registry := newRegistry()
-	tokens, err := cfg.TokensFile.read()
+	tokens, err := readTokens(cfg.TokensFile)
 	if err != nil {
-		return settingError("BACKSTOP_TOKENS_FILE", string(cfg.TokensFile), err)
+		return hint(err, "backstop help settings")
 	}
 	site, err := admin.Listen(ctx, admin.Config{
 		Addr: string(cfg.HTTPAddr), Token: cfg.AdminToken, Tokens: tokens, PublicURL: string(cfg.PublicURL), Hosts: cfg.HTTPHosts,

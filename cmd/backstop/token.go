@@ -15,26 +15,21 @@ import (
 	"backstop/cmd/backstop/admin"
 )
 
-// tokensFile is the name of a file with hashed tokens.
-type tokensFile string
-
-// Decode implements envconfig.Decoder.
-func (f *tokensFile) Decode(s string) error {
-	*f = tokensFile(s)
-	_, err := f.read()
-	return err
-}
-
-// read returns the tokens in the file. No file has none.
-func (f tokensFile) read() ([]admin.Token, error) {
-	if f == "" {
+// readTokens returns the tokens in BACKSTOP_TOKENS_FILE. No file has none. Only
+// `serve` reads it: whoever uses the other commands may have no right to.
+func readTokens(file string) ([]admin.Token, error) {
+	if file == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(string(f))
+	data, err := os.ReadFile(file) //nolint:gosec // the operator's own setting
 	if err != nil {
-		return nil, fmt.Errorf("can't read the file: %w", err)
+		return nil, settingError("BACKSTOP_TOKENS_FILE", file, fmt.Errorf("can't read the file: %w", err))
 	}
-	return admin.ParseTokens(data)
+	tokens, err := admin.ParseTokens(data)
+	if err != nil {
+		return nil, settingError("BACKSTOP_TOKENS_FILE", file, err)
+	}
+	return tokens, nil
 }
 
 func newTokenCommand(a *app) *cobra.Command {
