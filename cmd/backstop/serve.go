@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"backstop/cmd/backstop/admin"
+	"backstop/cmd/backstop/metrics"
 	"backstop/consumers"
 	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
@@ -71,6 +72,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	}
 	defer func() { b.close(log) }()
 	web.broker.Store(b)
+	metrics.Connection(registry, b.nc)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ops.Run(ctx) })
@@ -103,6 +105,7 @@ type pipeline struct {
 	attempts *consumers.AttemptLog
 	keyring  *secrets.Keyring
 	poster   *dispatcher.Poster
+	measure  func(context.Context) error // keeps the metrics that have to be asked for
 	broker   *broker
 	log      *slog.Logger
 }
@@ -143,13 +146,20 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		broker:   b,
 		log:      log,
 	}
-	metrics := newMetrics(registry, p.attempts)
+	counted := metrics.New(registry, metrics.Config{Endpoints: int(cfg.MetricsEndpoints), Version: buildVersion()})
+	metrics.AttemptLog(registry, p.attempts.Dropped)
+	if p.measure, err = b.measure(ctx, cfg, counted, registry, log); err != nil {
+		return nil, err
+	}
 	transitions := consumers.NewTransitions()
-	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
+	breakers, limits := breaker.NewSet(func(c breaker.Change) {
+		counted.BreakerChanged(c)
+		transitions.Push(c)
+	}), limit.NewSet()
 	p.events, err = consumers.New(ctx, consumers.Config{
 		JetStream: b.js, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
-			dispatcher.Measure(metrics.dispatcher, p.attempts.Record),
+			dispatcher.Measure(counted.Attempts, p.attempts.Record),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
 			dispatcher.Timeout(),
@@ -157,7 +167,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		),
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
-		Replica: cfg.ReplicaName, Log: log, Observer: metrics,
+		Replica: cfg.ReplicaName, Log: log, Observer: counted,
 	})
 	return p, err
 }
@@ -169,6 +179,7 @@ func (p *pipeline) run(ctx context.Context, ready func()) error {
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, support := errgroup.WithContext(support)
 	group.Go(func() error { return p.attempts.Run(support) })
+	group.Go(func() error { return p.measure(support) })
 	opened := make(chan struct{})
 	group.Go(func() error { return p.keyring.Run(support, func() { close(opened) }) })
 

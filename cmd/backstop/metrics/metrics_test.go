@@ -1,0 +1,284 @@
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+	"go.uber.org/goleak"
+
+	"backstop/dispatcher"
+	"backstop/dispatcher/breaker"
+	"backstop/embedded/natstest"
+	"backstop/streams"
+	"backstop/streams/manifest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiz = streams.EndpointID{Capability: "quizAnswer", App: "quiz"}
+
+// everything returns a registry in which every metric has a series.
+func everything(t *testing.T) *prometheus.Registry {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	m := New(registry, Config{Endpoints: 10, Version: "v1"})
+	m.fleet.declare("quiz", &manifest.Manifest{AppID: "quiz", Webhooks: map[string]manifest.Webhook{"quizAnswer": {Path: "/"}}}, manifest.Defaults{})
+	m.fleet.setGate(quiz, &streams.Gate{State: streams.GateForced})
+	call := dispatcher.Call{Event: streams.Event{ID: "e"}, Endpoint: manifest.Endpoint{EndpointID: quiz, Timeout: time.Second}, Attempt: 2}
+	dispatcher.Measure(m.Attempts)(func(context.Context, dispatcher.Call) dispatcher.Outcome {
+		return dispatcher.Outcome{Verdict: dispatcher.Delivered, Requested: true}
+	})(t.Context(), call)
+	m.DeadLetter(quiz, streams.Exhausted)
+	m.BreakerChanged(breaker.Change{ID: quiz, From: breaker.Closed, To: breaker.Open, Cause: breaker.CauseFailures})
+	m.Call(quiz, streams.SourceApp, "", time.Second)
+	m.Fallback(quiz, "default", true)
+	m.Cache("quizAnswer", CacheHit)
+	m.Callback(CallbackStored)
+	broker := NewBroker(registry, func(context.Context) (State, error) {
+		return State{
+			Lanes:    []Lane{{EndpointID: streams.EndpointID{Capability: "analytics"}, Events: 2, InFlight: 1, Oldest: time.Now()}},
+			OwnLanes: 1, Parked: 3, Longest: []Lane{{EndpointID: quiz, Events: 3, Oldest: time.Now()}},
+			DeadLetters: 4, MostDead: []Count{{quiz, 4}},
+			Streams: []Stream{{"DLQ", 1, 2}}, StoreBytes: 1, StoreLimit: 2,
+		}, nil
+	}, slog.New(slog.DiscardHandler))
+	broker.refresh(t.Context())
+	Connection(registry, natstest.Start(t).Conn())
+	AttemptLog(registry, func() uint64 { return 0 })
+	return registry
+}
+
+// The page lists every metric with its type, its labels and its help, and
+// nothing else.
+func TestMetricsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for line := range strings.Lines(string(page)) {
+		if strings.HasPrefix(line, "| `backstop_") {
+			documented = append(documented, strings.TrimSpace(line))
+		}
+	}
+	families, err := everything(t).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for _, f := range families {
+		rows = append(rows, row(f))
+	}
+	for _, r := range rows {
+		if !slices.Contains(documented, r) {
+			t.Errorf("docs/metrics.md lacks this row:\n%s", r)
+		}
+	}
+	for _, d := range documented {
+		if !slices.Contains(rows, d) {
+			t.Errorf("docs/metrics.md has a row that no metric matches:\n%s", d)
+		}
+	}
+}
+
+// row is how the page shows a metric.
+func row(f *dto.MetricFamily) string {
+	var labels []string
+	for _, l := range f.GetMetric()[0].GetLabel() {
+		labels = append(labels, "`"+l.GetName()+"`")
+	}
+	return fmt.Sprintf("| `%s` | %s | %s | %s |", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
+}
+
+func TestMetricsLint(t *testing.T) {
+	families, err := everything(t).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// Beyond the limit endpoints share a series, so that 10,000 of them are no
+// trouble and sums are right.
+func TestCardinality(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	m := New(registry, Config{Endpoints: 3})
+	for i := range 10_000 {
+		m.Call(streams.EndpointID{Capability: "quizAnswer", App: fmt.Sprintf("app-%d", i)}, streams.SourceApp, "", time.Millisecond)
+	}
+	const want = `
+# HELP backstop_calls_total Calls that were answered, by who answered and why it wasn't the app.
+# TYPE backstop_calls_total counter
+backstop_calls_total{app="_other",capability="quizAnswer",reason="",source="app"} 9997
+backstop_calls_total{app="app-0",capability="quizAnswer",reason="",source="app"} 1
+backstop_calls_total{app="app-1",capability="quizAnswer",reason="",source="app"} 1
+backstop_calls_total{app="app-2",capability="quizAnswer",reason="",source="app"} 1
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "backstop_calls_total"); err != nil {
+		t.Error(err)
+	}
+
+	// An endpoint that is no more makes room for another.
+	m.forget(streams.EndpointID{Capability: "quizAnswer", App: "app-1"})
+	m.Call(streams.EndpointID{Capability: "quizAnswer", App: "new"}, streams.SourceApp, "", time.Millisecond)
+	if n, err := testutil.GatherAndCount(registry, "backstop_calls_total"); err != nil || n != 4 {
+		t.Errorf("%d series, %v; want 4: app-0, app-2, new and _other", n, err)
+	}
+}
+
+// Names that publishers and callers come up with make no series, and can't
+// break a scrape with bytes that no label may have.
+func TestHostileNames(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	m := New(registry, Config{Endpoints: 100})
+	hostile := streams.EndpointID{Capability: "analytics", App: "\xff\xfe"}
+	for _, reason := range []streams.DeadLetterReason{streams.NoRoute, streams.BadPayload, streams.CrashLoop} {
+		m.DeadLetter(hostile, reason)
+	}
+	hostile.Capability = "\xff"
+	m.Call(hostile, streams.SourceNone, dispatcher.ReasonNoRoute, 0)
+	m.Call(hostile, streams.SourceNone, dispatcher.ReasonBadPayload, 0)
+	b := NewBroker(registry, func(context.Context) (State, error) {
+		return State{DeadLetters: 1, MostDead: []Count{{hostile, 1}}}, nil
+	}, slog.New(slog.DiscardHandler))
+	b.refresh(t.Context())
+	const want = `
+# HELP backstop_calls_total Calls that were answered, by who answered and why it wasn't the app.
+# TYPE backstop_calls_total counter
+backstop_calls_total{app="",capability="",reason="bad_payload",source="none"} 1
+backstop_calls_total{app="",capability="",reason="no_route",source="none"} 1
+# HELP backstop_dead_letters_pending Dead letters that wait for a decision.
+# TYPE backstop_dead_letters_pending gauge
+backstop_dead_letters_pending 1
+# HELP backstop_dead_letters_total Events that were dead-lettered, by reason.
+# TYPE backstop_dead_letters_total counter
+backstop_dead_letters_total{app="",capability="analytics",reason="bad_payload"} 1
+backstop_dead_letters_total{app="",capability="analytics",reason="crash_loop"} 1
+backstop_dead_letters_total{app="",capability="analytics",reason="no_route"} 1
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "backstop_calls_total",
+		"backstop_dead_letters_total", "backstop_dead_letters_pending", "backstop_endpoint_dead_letters_pending"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTrips(t *testing.T) {
+	tests := []struct {
+		why    string
+		change breaker.Change
+		trips  int
+	}{
+		{"failures opened it", breaker.Change{From: breaker.Closed, To: breaker.Open, Cause: breaker.CauseFailures}, 1},
+		{"a probe failed: it was open before", breaker.Change{From: breaker.HalfOpen, To: breaker.Open, Cause: breaker.CauseFailures}, 0},
+		{"another replica counts its own", breaker.Change{From: breaker.Closed, To: breaker.Open, Cause: breaker.CauseRemote}, 0},
+		{"a person opened it", breaker.Change{From: breaker.Closed, To: breaker.Open, Cause: breaker.CauseOperator}, 0},
+		{"it closed", breaker.Change{From: breaker.HalfOpen, To: breaker.Closed, Cause: breaker.CauseRecovered}, 0},
+	}
+	for _, tt := range tests {
+		m := New(prometheus.NewPedanticRegistry(), Config{Endpoints: 1})
+		tt.change.ID = quiz
+		m.BreakerChanged(tt.change)
+		if n := testutil.CollectAndCount(m.trips); n != tt.trips {
+			t.Errorf("%s: %d trips, want %d", tt.why, n, tt.trips)
+		}
+	}
+}
+
+// Breakers that are closed have no series; an open one whose time is over is
+// half-open, though nobody writes that down.
+func TestBreakerStates(t *testing.T) {
+	f := newFleet(newNames(2))
+	f.setGate(streams.EndpointID{Capability: "c", App: "over"}, &streams.Gate{State: streams.GateOpen, Until: time.Now().Add(-time.Second)})
+	f.setGate(streams.EndpointID{Capability: "c", App: "open"}, &streams.Gate{State: streams.GateOpen, Until: time.Now().Add(time.Hour)})
+	f.setGate(streams.EndpointID{Capability: "c", App: "closed"}, &streams.Gate{State: streams.GateOpen})
+	f.setGate(streams.EndpointID{Capability: "c", App: "closed"}, nil)
+	const want = `
+# HELP backstop_breaker_state Always 1, for each endpoint whose breaker is not closed; a closed one has no series.
+# TYPE backstop_breaker_state gauge
+backstop_breaker_state{app="open",capability="c",state="open"} 1
+backstop_breaker_state{app="over",capability="c",state="half-open"} 1
+# HELP backstop_breakers Endpoints that are not simply open for traffic, by state.
+# TYPE backstop_breakers gauge
+backstop_breakers{state="disabled"} 0
+backstop_breakers{state="forced-open"} 0
+backstop_breakers{state="half-open"} 1
+backstop_breakers{state="open"} 1
+`
+	if err := testutil.CollectAndCompare(f, strings.NewReader(want), "backstop_breaker_state", "backstop_breakers"); err != nil {
+		t.Error(err)
+	}
+	for i := range 5 {
+		f.setGate(streams.EndpointID{Capability: "d", App: fmt.Sprint(i)}, &streams.Gate{State: streams.GateForced})
+	}
+	if n := testutil.CollectAndCount(f, "backstop_breaker_state"); n != 2 {
+		t.Errorf("%d endpoints by name, want 2, the limit", n)
+	}
+}
+
+// NATS is asked by a clock and never by a scrape; when it doesn't answer, what
+// it told is gone.
+func TestBrokerIsAskedByTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var asked int
+		var fails error
+		registry := prometheus.NewPedanticRegistry()
+		b := NewBroker(registry, func(context.Context) (State, error) {
+			asked++
+			return State{DeadLetters: uint64(asked)}, fails
+		}, slog.New(slog.DiscardHandler))
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx) }()
+		expect := func(why string, calls int, up, pending float64) {
+			t.Helper()
+			got := map[string]float64{"backstop_dead_letters_pending": -1}
+			for range 100 { // scrapes
+				families, err := registry.Gather()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range families {
+					got[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue()
+				}
+			}
+			if asked != calls || got["backstop_broker_up"] != up || got["backstop_dead_letters_pending"] != pending {
+				t.Errorf("%s: asked %d times, %v; want %d times, up %v, pending %v", why, asked, got, calls, up, pending)
+			}
+		}
+		synctest.Wait()
+		expect("at the start", 1, 1, 1)
+		time.Sleep(refreshEvery - 1)
+		synctest.Wait()
+		expect("before the next look", 1, 1, 1)
+		fails = errors.New("no responders")
+		time.Sleep(1)
+		synctest.Wait()
+		expect("NATS is gone", 2, 0, -1)
+		fails = nil
+		time.Sleep(refreshEvery)
+		synctest.Wait()
+		expect("NATS is back", 3, 1, 3)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
