@@ -29,6 +29,7 @@ func commands() []func(*app) *cobra.Command {
 		newBreakersCommand,
 		newStatusCommand,
 		newListenCommand,
+		newProbeCommand,
 		newBenchCommand,
 		newSettingsTopic,
 	}
