@@ -95,7 +95,7 @@ func (p *Pipeline) stranded(ctx context.Context, advisory []byte) error {
 	if err != nil {
 		return err
 	}
-	p.observe.DeadLetter(event.EndpointID, streams.CrashLoop)
+	p.observe.DeadLetter(p.fleet.named(event.EndpointID), streams.CrashLoop)
 	if err := stream.DeleteMsg(ctx, a.StreamSeq); err != nil {
 		if _, gone := stream.GetMsg(ctx, a.StreamSeq); errors.Is(gone, jetstream.ErrMsgNotFound) {
 			return nil

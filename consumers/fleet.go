@@ -50,6 +50,15 @@ func (f *fleet) declared(id streams.EndpointID) *endpoint {
 	return nil
 }
 
+// named returns the id as it may be counted: the app is empty when no manifest
+// declares the endpoint.
+func (f *fleet) named(id streams.EndpointID) streams.EndpointID {
+	if f.declared(id) == nil {
+		id.App = ""
+	}
+	return id
+}
+
 // get returns the endpoint, making it when it is new.
 func (f *fleet) get(id streams.EndpointID) *endpoint {
 	if e := f.lookup(id); e != nil {

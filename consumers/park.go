@@ -50,7 +50,7 @@ func (p *Pipeline) bury(d *delivery, reason streams.DeadLetterReason, why string
 		return
 	}
 	p.ackMoved(d)
-	p.observe.DeadLetter(d.event.EndpointID, reason)
+	p.observe.DeadLetter(p.fleet.named(d.event.EndpointID), reason)
 	p.notices.add(streams.NoticeDeadLettered, d.event.EndpointID, "events of "+d.event.EndpointID.String()+" were dead-lettered ("+string(reason)+")",
 		map[string]any{"reason": reason, "error": why, "id": d.event.ID})
 }

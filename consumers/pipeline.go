@@ -69,11 +69,14 @@ type Config struct {
 }
 
 // Observer is told what the pipeline does with events, beside the attempts
-// that the dispatcher measures.
+// that the dispatcher measures. An app that no manifest declares has an empty
+// name here, and so has a capability that is not known to exist: a publisher
+// may come up with any name, as many as it likes, and with such that are not
+// even UTF-8, which once ended the process in a metric's label.
 type Observer interface {
 	DeadLetter(streams.EndpointID, streams.DeadLetterReason)
-	// Call tells of an answered call: of which endpoint (empty: of none that
-	// could be made out), who answered, why it wasn't the app, how long it took.
+	// Call tells of an answered call: of which endpoint, who answered, why it
+	// wasn't the app, how long it took.
 	Call(id streams.EndpointID, source streams.Source, reason string, took time.Duration)
 }
 

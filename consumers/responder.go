@@ -188,6 +188,9 @@ func (r *responder) answer(c incoming, id streams.EndpointID, reply streams.Repl
 		r.p.log.Warn("a call's answer could not be sent", "endpoint", id.String(), "error", err)
 	}
 	r.bySource[reply.Source].Add(1)
+	if id = r.p.fleet.named(id); id.App == "" {
+		id.Capability = "" // a caller's word alone; unlike an event's, it needs no stream
+	}
 	r.p.observe.Call(id, reply.Source, reply.Reason, took)
 }
 

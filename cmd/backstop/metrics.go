@@ -42,17 +42,11 @@ func newMetrics(registry prometheus.Registerer, attempts *consumers.AttemptLog) 
 
 // Call counts an answered call.
 func (m *metrics) Call(id streams.EndpointID, source streams.Source, reason string, took time.Duration) {
-	if reason == string(dispatcher.ReasonNoRoute) {
-		id = streams.EndpointID{} // whatever a caller came up with; it must not make a series of its own
-	}
 	m.calls.WithLabelValues(id.Capability, id.App, string(source), reason).Inc()
 	m.callDuration.WithLabelValues(id.Capability).Observe(took.Seconds())
 }
 
 // DeadLetter counts an event that was given up.
 func (m *metrics) DeadLetter(id streams.EndpointID, reason streams.DeadLetterReason) {
-	if reason == streams.NoRoute {
-		id.App = "" // whatever a publisher came up with; it must not make a series of its own
-	}
 	m.deadLetters.WithLabelValues(id.Capability, id.App, string(reason)).Inc()
 }
