@@ -292,8 +292,12 @@ func TestNATSUsers(t *testing.T) {
 	as("operator")
 	in := `{"appId": "quiz", "baseUrl": "https://quiz.example.com", "webhooks": {"analytics": {"path": "/a", "async": true}}}`
 	for _, args := range [][]string{
-		{"apps", "apply", "-"}, {"apps", "list"}, {"status", "--interval", "0"}, {"breakers", "open", "quiz", "analytics", "--reason", "test"},
-		{"dlq", "list"}, {"apps", "rotate-secret", "quiz", "--json"},
+		{"apps", "apply", "-"},
+		{"apps", "list"},
+		{"status", "--interval", "0"},
+		{"breakers", "open", "quiz", "analytics", "--reason", "test"},
+		{"dlq", "list"},
+		{"apps", "rotate-secret", "quiz", "--json"},
 	} {
 		var out, said bytes.Buffer
 		if code := run(args, strings.NewReader(in), &out, &said); code != exitOK || strings.Contains(said.String(), "ermission") {

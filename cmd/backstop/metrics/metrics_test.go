@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -238,16 +239,18 @@ backstop_breakers{state="open"} 1
 func TestBrokerIsAskedByTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		var asked int
-		var fails error
+		var asked atomic.Int64
+		var gone atomic.Bool
 		registry := prometheus.NewPedanticRegistry()
 		b := NewBroker(registry, func(context.Context) (State, error) {
-			asked++
-			return State{DeadLetters: uint64(asked)}, fails
+			if n := asked.Add(1); !gone.Load() {
+				return State{DeadLetters: uint64(n)}, nil
+			}
+			return State{}, errors.New("no responders")
 		}, slog.New(slog.DiscardHandler))
 		done := make(chan error, 1)
 		go func() { done <- b.Run(ctx) }()
-		expect := func(why string, calls int, up, pending float64) {
+		expect := func(why string, calls int64, up, pending float64) {
 			t.Helper()
 			got := map[string]float64{"backstop_dead_letters_pending": -1}
 			for range 100 { // scrapes
@@ -259,26 +262,29 @@ func TestBrokerIsAskedByTheClock(t *testing.T) {
 					got[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue()
 				}
 			}
-			if asked != calls || got["backstop_broker_up"] != up || got["backstop_dead_letters_pending"] != pending {
-				t.Errorf("%s: asked %d times, %v; want %d times, up %v, pending %v", why, asked, got, calls, up, pending)
+			if asked.Load() != calls || got["backstop_broker_up"] != up || got["backstop_dead_letters_pending"] != pending {
+				t.Errorf("%s: asked %d times, %v; want %d times, up %v, pending %v", why, asked.Load(), got, calls, up, pending)
 			}
 		}
 		synctest.Wait()
 		expect("at the start", 1, 1, 1)
-		time.Sleep(refreshEvery - 1)
-		synctest.Wait()
+		pass(refreshEvery - 1)
 		expect("before the next look", 1, 1, 1)
-		fails = errors.New("no responders")
-		time.Sleep(1)
-		synctest.Wait()
+		gone.Store(true)
+		pass(1)
 		expect("NATS is gone", 2, 0, -1)
-		fails = nil
-		time.Sleep(refreshEvery)
-		synctest.Wait()
+		gone.Store(false)
+		pass(refreshEvery)
 		expect("NATS is back", 3, 1, 3)
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// pass moves a bubble's clock, and returns when whatever that woke is done.
+func pass(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // in a synctest bubble it moves the clock and waits for nothing
+	synctest.Wait()
 }
