@@ -130,7 +130,8 @@ func (a *awaiting) handle(ctx context.Context, key streams.CallbackKey, now time
 	missing := entry.Received.IsZero()
 	again := missing && a.mayHelp(key, entry, now)
 	if again {
-		if err := a.park(ctx, entry.Again(key)); err != nil {
+		event := entry.Again(key)
+		if err := a.p.layIn(ctx, event.EndpointID, event.LaneMsg()); err != nil {
 			return err
 		}
 	}
@@ -156,11 +157,6 @@ func (a *awaiting) mayHelp(key streams.CallbackKey, entry streams.Awaited, now t
 	}
 	declared := e.declared.Load()
 	return declared != nil && now.Sub(entry.PublishedAt) < declared.config.MaxAge
-}
-
-func (a *awaiting) park(ctx context.Context, event streams.Event) error {
-	a.p.lanes.want(a.p.fleet.get(event.EndpointID))
-	return a.p.parker.store(ctx, event.LaneMsg())
 }
 
 func (a *awaiting) tell(key streams.CallbackKey, entry streams.Awaited, again bool) {

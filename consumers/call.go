@@ -2,9 +2,6 @@ package consumers
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -37,8 +34,12 @@ func (p *Pipeline) call(c *incoming) (streams.EndpointID, streams.Reply) {
 		return streams.EndpointID{}, failure(dispatcher.ReasonNoRoute, streams.CodeNoRoute,
 			"a call goes to calls.<capability>.<app>, and "+strconv.Quote(c.subject)+" is not that")
 	}
-	if code, why := checkCall(c.payload); code != "" {
-		return id, failure(dispatcher.ReasonBadPayload, code, why)
+	if err := streams.CheckPayload(c.payload); err != nil {
+		code := streams.CodeBadPayload
+		if len(c.payload) > streams.MaxPayload {
+			code = streams.CodePayloadTooLarge
+		}
+		return id, failure(dispatcher.ReasonBadPayload, code, err.Error())
 	}
 	patience, err := parsePatience(c.header)
 	if err != nil {
@@ -94,27 +95,10 @@ func (p *Pipeline) learning(next dispatcher.Handler) dispatcher.Handler {
 // callID returns the call's id: the caller's, a hash of one that is outside
 // the alphabet, or a new one.
 func callID(given string) string {
-	switch {
-	case given == "":
+	if given == "" {
 		return nuid.Next()
-	case streams.ValidID(given):
-		return given
 	}
-	sum := sha256.Sum256([]byte(given))
-	return hex.EncodeToString(sum[:16])
-}
-
-// checkCall finds what makes a payload no call.
-func checkCall(payload []byte) (code, why string) {
-	switch {
-	case len(payload) == 0:
-		return streams.CodeBadPayload, "the payload is empty; it has to be JSON"
-	case len(payload) > streams.MaxPayload:
-		return streams.CodePayloadTooLarge, fmt.Sprintf("the payload has %d bytes; at most %d are passed on", len(payload), streams.MaxPayload)
-	case !json.Valid(payload):
-		return streams.CodeBadPayload, "the payload is not JSON"
-	}
-	return "", ""
+	return streams.IDOf(given)
 }
 
 // forever is the patience of a caller that doesn't say: the webhook's timeout
@@ -155,7 +139,7 @@ func wayBack(timeout time.Duration) time.Duration {
 func replyOf(out dispatcher.Outcome) streams.Reply {
 	switch {
 	case out.Verdict == dispatcher.Delivered:
-		r := streams.Reply{Success: true, Data: out.Data, Source: out.Source, Reason: replyReason(out.Reason)}
+		r := streams.Reply{Success: true, Data: out.Data, Source: out.Source, Reason: string(out.Reason.ForCaller())}
 		switch {
 		case r.Source == "" && out.Accepted:
 			r.Source = streams.SourcePending
@@ -176,16 +160,7 @@ func replyOf(out dispatcher.Outcome) streams.Reply {
 
 // failure is the reply of a call that nobody could answer.
 func failure(reason dispatcher.Reason, code, message string) streams.Reply {
-	return streams.Reply{Error: &streams.ReplyError{Code: code, Message: message}, Source: streams.SourceNone, Reason: replyReason(reason)}
-}
-
-// replyReason is the reason as the contract's section 7 has it: to a caller, a
-// fault between us and the app is one of the connection, whosever it is.
-func replyReason(reason dispatcher.Reason) string {
-	if reason == dispatcher.ReasonLocal {
-		reason = dispatcher.ReasonConnection
-	}
-	return string(reason)
+	return streams.Reply{Error: &streams.ReplyError{Code: code, Message: message}, Source: streams.SourceNone, Reason: string(reason.ForCaller())}
 }
 
 // explainFailure returns the code and a message, fit for a person, for a call

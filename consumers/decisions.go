@@ -25,14 +25,13 @@ const (
 // is marked as done, by whichever replica does so first: what two do is
 // de-duplicated.
 type decisions struct {
-	p        *Pipeline
-	pendings *streams.Pendings
-	open     map[string]streams.PendingRequest // decided, and not done, by key
-	changed  chan streams.PendingRequest
+	p       *Pipeline
+	open    map[string]streams.PendingRequest // decided, and not done, by key
+	changed chan streams.PendingRequest
 }
 
 func newDecisions(p *Pipeline) *decisions {
-	return &decisions{p: p, pendings: p.pendings, open: make(map[string]streams.PendingRequest), changed: make(chan streams.PendingRequest)}
+	return &decisions{p: p, open: make(map[string]streams.PendingRequest), changed: make(chan streams.PendingRequest)}
 }
 
 // run carries out decisions as they are made, until ctx ends. It begins with
@@ -53,7 +52,7 @@ func (d *decisions) run(ctx context.Context) {
 				d.carryOut(ctx, r)
 			}
 		case now := <-sweep.C:
-			if _, err := d.pendings.Sweep(ctx, now); err != nil && ctx.Err() == nil {
+			if _, err := d.p.pendings.Sweep(ctx, now); err != nil && ctx.Err() == nil {
 				d.p.log.Warn("can't sweep decided requests, trying again later", "error", err)
 			}
 		}
@@ -63,7 +62,7 @@ func (d *decisions) run(ctx context.Context) {
 // follow watches the bucket for decisions until ctx ends.
 func (d *decisions) follow(ctx context.Context) {
 	for ctx.Err() == nil {
-		err := d.pendings.Watch(ctx, d.p.log, func() {}, func(_ string, r *streams.PendingRequest) {
+		err := d.p.pendings.Watch(ctx, d.p.log, func() {}, func(_ string, r *streams.PendingRequest) {
 			if r == nil || r.State == streams.PendingWaiting || r.Done {
 				return
 			}
@@ -110,7 +109,7 @@ func (d *decisions) tell(ctx context.Context, r streams.PendingRequest) error {
 	if _, err := d.p.js.PublishMsg(ctx, result.Msg()); err != nil {
 		return fmt.Errorf("publish the decision: %w", err)
 	}
-	return d.pendings.MarkDone(ctx, r.Key())
+	return d.p.pendings.MarkDone(ctx, r.Key())
 }
 
 // decisionResult is what services learn of a decision.

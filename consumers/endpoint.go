@@ -128,13 +128,10 @@ func (e *endpoint) blocked(now time.Time) (until time.Time, yes bool) {
 // refuses tells why a call may make no request now, "" when it may. What the
 // breaker and the limits say, their stages find out.
 func (e *endpoint) refuses(now time.Time) dispatcher.Reason {
-	e.mu.Lock()
-	paused := e.pausedUntil.After(now)
-	e.mu.Unlock()
 	switch {
 	case e.disabled.Load():
 		return dispatcher.ReasonDisabled
-	case paused:
+	case e.paused(now):
 		return dispatcher.ReasonRateLimited
 	}
 	return ""
@@ -153,6 +150,11 @@ func (e *endpoint) troubled(now time.Time) bool {
 	if d.config.RateLimit > 0 && d.limiter.TokenDelay() > 0 {
 		return true
 	}
+	return e.paused(now)
+}
+
+// paused tells whether the app has asked to be left alone for now.
+func (e *endpoint) paused(now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.pausedUntil.After(now)

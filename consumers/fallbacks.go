@@ -6,6 +6,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
 
 	"backstop/dispatcher"
@@ -25,11 +26,17 @@ func (p *Pipeline) Enqueue(ctx context.Context, e streams.Event) error {
 
 // enqueue is Enqueue for an event that has its origin and time.
 func (p *Pipeline) enqueue(ctx context.Context, e streams.Event) error {
-	p.lanes.want(p.fleet.get(e.EndpointID))
-	if err := p.parker.store(ctx, e.QueuedMsg()); err != nil {
+	if err := p.layIn(ctx, e.EndpointID, e.QueuedMsg()); err != nil {
 		return fmt.Errorf("queue %s for %s: %w", e.ID, e.EndpointID, err)
 	}
 	return nil
+}
+
+// layIn stores an event's message in its endpoint's own lane, which has a
+// runner from then on, and returns when the broker has it.
+func (p *Pipeline) layIn(ctx context.Context, id streams.EndpointID, msg *nats.Msg) error {
+	p.lanes.want(p.fleet.get(id))
+	return p.parker.store(ctx, msg)
 }
 
 // FallbackUsed tells people that something else than the app answered a call,
@@ -44,7 +51,7 @@ func (p *Pipeline) FallbackUsed(c dispatcher.Call, app, answer dispatcher.Outcom
 			fmt.Sprintf("a call to %s waits for a person; decide with: backstop pending approve %s, or reject", c.Endpoint.EndpointID, c.Event.ID),
 			map[string]any{"id": c.Event.ID})
 	}
-	reason := replyReason(answer.Reason)
+	reason := string(answer.Reason.ForCaller())
 	details := map[string]any{"reason": reason, "source": answer.Source, "requestId": c.Event.ID}
 	if app.Err != nil {
 		details["error"] = app.Err.Error()

@@ -2,7 +2,6 @@ package consumers
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -174,15 +173,11 @@ func (l *lane) await(e *endpoint) {
 
 // inspect tells whether the event can be processed at all, and if not, why.
 func inspect(d *delivery) (streams.DeadLetterReason, string) {
-	switch {
-	case d.crashLooped():
+	if d.crashLooped() {
 		return streams.CrashLoop, fmt.Sprintf("handed out %d times without being settled", d.handed-1)
-	case len(d.event.Payload) > streams.MaxPayload:
-		return streams.BadPayload, fmt.Sprintf("the payload has %d bytes; at most %d are passed on", len(d.event.Payload), streams.MaxPayload)
-	case len(d.event.Payload) == 0:
-		return streams.BadPayload, "the payload is empty; it has to be JSON"
-	case !json.Valid(d.event.Payload):
-		return streams.BadPayload, "the payload is not JSON"
+	}
+	if err := streams.CheckPayload(d.event.Payload); err != nil {
+		return streams.BadPayload, err.Error()
 	}
 	return "", ""
 }

@@ -122,6 +122,16 @@ const (
 	ReasonLocal          Reason = "local"           // a fault on our side, as a network that is down
 )
 
+// ForCaller returns the reason in the words that a call's reply has (contract,
+// section 7): to a caller, a fault between us and the app is one of the
+// connection, whosever it is.
+func (r Reason) ForCaller() Reason {
+	if r == ReasonLocal {
+		return ReasonConnection
+	}
+	return r
+}
+
 // AppError is an app's own error: why it says no.
 type AppError struct {
 	Code      string `json:"code"`

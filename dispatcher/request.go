@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"backstop/streams"
 )
 
 // The headers of a request beside the signatures, in canonical form.
@@ -27,11 +29,6 @@ const (
 // maxHeaders is how many headers a request has, at most, without the
 // endpoint's own: what makes a map that needn't grow, and isn't twice the size.
 const maxHeaders = 14
-
-// maxTrace bounds trace headers, which come from publishers: what W3C says
-// that everybody should pass on. Longer ones could make an app refuse the
-// whole request.
-const maxTrace = 512
 
 // request makes the request of a call. The error says that the URL is not one.
 func (p *Poster) request(ctx context.Context, c Call, now time.Time) (*http.Request, *outgoing, error) {
@@ -76,7 +73,7 @@ func (p *Poster) request(ctx context.Context, c Call, now time.Time) (*http.Requ
 	return req, out, err
 }
 
-func traceable(s string) bool { return s != "" && len(s) <= maxTrace && validValue(s) }
+func traceable(s string) bool { return s != "" && len(s) <= streams.MaxTrace && validValue(s) }
 
 // outgoing is a payload on its way.
 type outgoing struct {

@@ -10,18 +10,13 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
 
 	"backstop/streams"
 )
 
 // maxServiceAnswer is the most bytes that a service may answer, as with an app.
 const maxServiceAnswer = 64 << 10
-
-// The headers of an answer by which services of nats.go's micro report an error.
-const (
-	headerServiceError     = "Nats-Service-Error"
-	headerServiceErrorCode = "Nats-Service-Error-Code"
-)
 
 // service asks a platform's service on the manifest's subject.
 func service(nc *nats.Conn) strategy {
@@ -35,7 +30,7 @@ func service(nc *nats.Conn) strategy {
 			return answer{}, fmt.Errorf("no service answers on %s", r.how.Subject)
 		case err != nil:
 			return answer{}, fmt.Errorf("asking %s: %w", r.how.Subject, err)
-		case msg.Header.Get(headerServiceError) != "" || msg.Header.Get(headerServiceErrorCode) != "":
+		case msg.Header.Get(micro.ErrorHeader) != "" || msg.Header.Get(micro.ErrorCodeHeader) != "":
 			return answer{}, fmt.Errorf("the service on %s answered with an error", r.how.Subject)
 		}
 		data, err := serviceAnswer(msg.Data)
@@ -58,12 +53,7 @@ func serviceRequest(ctx context.Context, r request) *nats.Msg {
 	if deadline, ok := ctx.Deadline(); ok {
 		msg.Header.Set(streams.HeaderTimeoutMs, strconv.FormatInt(max(time.Until(deadline).Milliseconds(), 1), 10))
 	}
-	if e.TraceParent != "" {
-		msg.Header.Set(streams.HeaderTraceParent, e.TraceParent)
-		if e.TraceState != "" {
-			msg.Header.Set(streams.HeaderTraceState, e.TraceState)
-		}
-	}
+	streams.WithTrace(e.TraceParent, e.TraceState)(msg)
 	return msg
 }
 

@@ -194,12 +194,8 @@ func name(s manifest.Strategy) string {
 // contract has for it: a fault on our own side is, for the caller, a
 // connection that could not be made. Empty when the app answered well.
 func ReplyReason(app dispatcher.Outcome) dispatcher.Reason {
-	switch {
-	case app.AppError != nil:
+	if app.AppError != nil {
 		return dispatcher.ReasonRejected
-	case app.Reason == dispatcher.ReasonLocal:
-		return dispatcher.ReasonConnection
-	default:
-		return app.Reason
 	}
+	return app.Reason.ForCaller()
 }

@@ -1,8 +1,8 @@
 package streams
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -15,6 +15,20 @@ import (
 // A larger event is stored, so that its publisher is acknowledged or refused
 // by the broker alone, and then dead-lettered as bad_payload.
 const MaxPayload = 256 << 10
+
+// CheckPayload tells whether a payload can be passed on: nil, or what is wrong
+// with it. Too large is what has more than MaxPayload bytes.
+func CheckPayload(payload []byte) error {
+	switch {
+	case len(payload) > MaxPayload:
+		return fmt.Errorf("the payload has %d bytes; at most %d are passed on", len(payload), MaxPayload)
+	case len(payload) == 0:
+		return errors.New("the payload is empty; it has to be JSON")
+	case !json.Valid(payload):
+		return errors.New("the payload is not JSON")
+	}
+	return nil
+}
 
 // Event is one accepted publish on its way to an endpoint.
 type Event struct {
@@ -99,12 +113,10 @@ func decode(subject string, h nats.Header, data []byte, sequence uint64, stored 
 	if kind == Lanes {
 		e.believe(h)
 	}
-	switch {
-	case e.ID == "":
+	if e.ID == "" {
 		e.ID = e.Origin
-	case !ValidID(e.ID):
-		sum := sha256.Sum256([]byte(e.ID))
-		e.ID = hex.EncodeToString(sum[:16])
+	} else {
+		e.ID = IDOf(e.ID)
 	}
 	return e, nil
 }

@@ -13,6 +13,10 @@ const (
 	HeaderTraceState  = "tracestate"
 )
 
+// MaxTrace is the most bytes of a trace header that is passed on: what W3C says
+// that everybody should. A longer one could make an app refuse the request.
+const MaxTrace = 512
+
 // Headers that Backstop sets. On an event in its own lane they carry what the
 // broker's delivery count can't: how many requests were really made.
 const (

@@ -1,6 +1,8 @@
 package streams
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -35,6 +37,16 @@ func CheckName(kind, s string) error {
 // [A-Za-z0-9_-]. Ids outside that alphabet are replaced by a hash; see Decode.
 func ValidID(s string) bool {
 	return s != "" && len(s) <= MaxIDLength && inIDAlphabet(s)
+}
+
+// IDOf returns the id that a given one stands for: itself, or a hash of it when
+// it is outside the alphabet of ValidID, the same each time. It must not be empty.
+func IDOf(given string) string {
+	if ValidID(given) {
+		return given
+	}
+	sum := sha256.Sum256([]byte(given))
+	return hex.EncodeToString(sum[:16])
 }
 
 // CheckID returns nil for an id that ValidID accepts, and otherwise an error

@@ -87,11 +87,10 @@ func (e *DecidedError) Error() string {
 	return text
 }
 
-// The most bytes that a person's words, and a trace header, may have.
+// The most bytes that a person's words may have.
 const (
 	maxDecider = 200
 	maxWhy     = 4000
-	maxTrace   = 512 // what W3C says that everybody should pass on
 )
 
 // pendingKept is how long a request is kept when all is done, to be looked up.
@@ -111,7 +110,7 @@ func (s *Pendings) Create(ctx context.Context, r PendingRequest) (PendingRequest
 	if err := r.check(); err != nil {
 		return PendingRequest{}, err
 	}
-	if len(r.TraceParent) > maxTrace || len(r.TraceState) > maxTrace {
+	if len(r.TraceParent) > MaxTrace || len(r.TraceState) > MaxTrace {
 		r.TraceParent, r.TraceState = "", "" // it would not be passed on, either
 	}
 	r.State, r.CreatedAt = PendingWaiting, time.Now().UTC()

@@ -133,8 +133,8 @@ func newFallback(ctx context.Context, b *broker, log *slog.Logger) (fallback.Con
 }
 
 // newPipeline makes the streams and composes the parts. Apps call back to
-// publicBase. It tries until NATS
-// answers or ctx ends; an error is one that trying again doesn't mend.
+// publicBase. It tries until NATS answers or ctx ends; an error is one that
+// trying again doesn't mend.
 func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus.Registerer, publicBase string, log *slog.Logger) (*pipeline, error) {
 	topology := streams.NewTopology(b.js, streams.Settings{
 		Replicas: int(cfg.Replicas), StoreBytes: b.storeBytes(), MaxMsgSize: b.maxMsgSize(),
