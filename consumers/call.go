@@ -22,13 +22,12 @@ type incoming struct {
 	subject, reply string
 	header         nats.Header
 	payload        []byte
-	id             string // X-Request-ID; set by call
+	id             string // X-Request-ID
 }
 
 // call answers one call: it finds the endpoint, works out how long there is,
 // and runs the chain, which ends with a fallback when the app can't answer.
-func (p *Pipeline) call(c *incoming) (streams.EndpointID, streams.Reply) {
-	c.id = callID(c.header.Get(streams.HeaderMsgID))
+func (p *Pipeline) call(c incoming) (streams.EndpointID, streams.Reply) {
 	_, id, err := streams.ParseSubject(c.subject)
 	if err != nil || id.App == "" {
 		return streams.EndpointID{}, failure(dispatcher.ReasonNoRoute, streams.CodeNoRoute,
@@ -65,7 +64,7 @@ func (p *Pipeline) call(c *incoming) (streams.EndpointID, streams.Reply) {
 }
 
 // ask makes the call.
-func (p *Pipeline) ask(ctx context.Context, e *endpoint, config manifest.Endpoint, c *incoming) dispatcher.Outcome {
+func (p *Pipeline) ask(ctx context.Context, e *endpoint, config manifest.Endpoint, c incoming) dispatcher.Outcome {
 	return p.answer(ctx, dispatcher.Call{
 		Event: streams.Event{
 			ID: c.id, Origin: "call-" + nuid.Next(), EndpointID: e.id, Payload: c.payload, PublishedAt: c.received,

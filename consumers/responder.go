@@ -130,6 +130,7 @@ func (r *responder) take(req micro.Request) {
 		received: time.Now(), subject: req.Subject(), reply: req.Reply(),
 		header: nats.Header(req.Headers()), payload: req.Data(),
 	}
+	c.id = callID(c.header.Get(streams.HeaderMsgID))
 	switch {
 	case c.reply == "":
 		// Nobody waits for the answer, so there is no call to make. An event
@@ -165,7 +166,7 @@ func (r *responder) end() {
 // serve answers one call.
 func (r *responder) serve(c incoming) {
 	defer r.end()
-	id, reply := r.p.call(&c)
+	id, reply := r.p.call(c)
 	r.answer(c, id, reply)
 }
 
