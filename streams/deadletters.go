@@ -28,6 +28,12 @@ type Filter struct {
 	Reason          DeadLetterReason
 	// Since and Until bound FailedAt, inclusively, when not zero.
 	Since, Until time.Time
+	// After and Through bound the Sequence, when not zero: those behind After
+	// and up to Through. The sequence of the last one that was seen goes on
+	// from there.
+	After, Through uint64
+	// WithoutPayload leaves the payloads in the broker; Size is told anyway.
+	WithoutPayload bool
 }
 
 // subject returns the narrowest subject that the filter allows.
@@ -49,7 +55,9 @@ func (f Filter) Match(d DeadLetter) bool {
 		f.App != "" && f.App != d.App && (f.App != NoApp || d.App != ""),
 		f.Reason != "" && f.Reason != d.Reason,
 		!f.Since.IsZero() && d.FailedAt.Before(f.Since),
-		!f.Until.IsZero() && d.FailedAt.After(f.Until):
+		!f.Until.IsZero() && d.FailedAt.After(f.Until),
+		d.Sequence <= f.After && f.After != 0,
+		d.Sequence > f.Through && f.Through != 0:
 		return false
 	}
 	return len(f.IDs) == 0 || slices.Contains(f.IDs, d.ID)
@@ -79,8 +87,12 @@ func (s *DeadLetters) each(ctx context.Context, f Filter, visit func(DeadLetter)
 		return err
 	}
 	last := stream.CachedInfo().State.LastSeq
+	if f.Through != 0 {
+		last = min(last, f.Through)
+	}
 	cons, err := s.js.CreateConsumer(ctx, DeadLetterStream, jetstream.ConsumerConfig{
 		FilterSubject: f.subject(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readLinger,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: f.After + 1, HeadersOnly: f.WithoutPayload,
 	})
 	if err != nil {
 		return err
@@ -125,6 +137,32 @@ func readSome(cons jetstream.Consumer, last uint64, f Filter, visit func(DeadLet
 		more = true
 	}
 	return more, batch.Error()
+}
+
+// Get returns the dead letter at a sequence as it is now, or ErrGone.
+func (s *DeadLetters) Get(ctx context.Context, sequence uint64) (DeadLetter, error) {
+	stream, err := s.js.Stream(ctx, DeadLetterStream)
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	msg, err := stream.GetMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return DeadLetter{}, ErrGone
+	}
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	return DecodeDeadLetter(msg.Subject, msg.Header, msg.Data, msg.Sequence)
+}
+
+// Last returns the sequence of the last dead letter that was ever stored: a
+// selection up to it holds nothing that fails later.
+func (s *DeadLetters) Last(ctx context.Context) (uint64, error) {
+	stream, err := s.js.Stream(ctx, DeadLetterStream)
+	if err != nil {
+		return 0, err
+	}
+	return stream.CachedInfo().State.LastSeq, nil
 }
 
 // Store writes a dead letter and waits until the broker has it. Writing one

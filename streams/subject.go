@@ -31,6 +31,7 @@ const (
 	Results  Kind = "results"
 	Attempts Kind = "attempts"
 	Notices  Kind = "notices"
+	Audits   Kind = "audit"
 )
 
 // NoApp is the app token in the dead-letter subject of a broadcast that no app
@@ -94,6 +95,7 @@ const (
 	NoticeStream     = "NOTICES"
 	AttemptStream    = "ATTEMPTS"
 	AdvisoryStream   = "ADVISORIES"
+	AuditStream      = "AUDIT"
 )
 
 // EventStreamPrefix starts the name of every capability's stream.

@@ -292,6 +292,18 @@ func (t *Topology) streams() []jetstream.StreamConfig {
 			PersistMode: t.relaxed(),
 		},
 		{
+			Name:        AuditStream,
+			Description: "Who changed what, when, from what to what (backstop audit); subject audit.<what>",
+			Subjects:    []string{"audit.*"},
+			Discard:     jetstream.DiscardOld,
+			MaxAge:      400 * 24 * time.Hour,
+			MaxBytes:    t.share(256, 4<<20, 256<<20),
+			AllowDirect: true,
+			// A record that can be edited is none.
+			DenyDelete: true,
+			DenyPurge:  true,
+		},
+		{
 			Name:        AdvisoryStream,
 			Description: "The broker's word that it gave up on a message (max-deliver)",
 			Subjects:    []string{"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"},
