@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
 )
 
@@ -50,27 +51,27 @@ the own lanes of endpoints in trouble; circuits that are not closed; dead letter
 
 // status is the whole overview, also as JSON.
 type status struct {
-	Time         time.Time          `json:"time"`
-	Capabilities []capabilityStatus `json:"capabilities"`
-	Lanes        []laneStatus       `json:"lanes"`
-	Breakers     []streams.Gate     `json:"breakers"`
-	DeadLetters  deadLetterStatus   `json:"deadLetters"`
+	Time         time.Time            `json:"time"`
+	Capabilities []ops.Queue          `json:"capabilities"`
+	Lanes        []ops.Lane           `json:"lanes"`
+	Breakers     []streams.Gate       `json:"breakers"`
+	DeadLetters  ops.DeadLetterCounts `json:"deadLetters"`
 }
 
 // status asks NATS for everything, and measures rates for the interval.
 func (c *client) status(ctx context.Context, interval time.Duration) (status, error) {
 	s := status{Time: time.Now().UTC()}
 	var err error
-	if s.DeadLetters, err = c.deadLetterStatus(ctx); err != nil {
+	if s.DeadLetters, err = c.ops.CountDeadLetters(ctx); err != nil {
 		return s, err
 	}
-	if s.Lanes, err = c.laneStatus(ctx); err != nil {
+	if s.Lanes, err = c.ops.Lanes(ctx); err != nil {
 		return s, err
 	}
-	if s.Breakers, err = c.listGates(ctx); err != nil {
+	if s.Breakers, err = c.ops.Gates(ctx); err != nil {
 		return s, err
 	}
-	s.Capabilities, err = c.capabilityStatus(ctx, interval)
+	s.Capabilities, err = c.ops.Queues(ctx, interval)
 	return s, err
 }
 
@@ -142,7 +143,7 @@ func (a *app) printLanes(s status) error {
 
 // paused says for how long a lane is paused. The pause of a circuit that was
 // opened by hand has a far-off end on the consumer, which tells nobody anything.
-func (s status) paused(l laneStatus) string {
+func (s status) paused(l ops.Lane) string {
 	forced := slices.ContainsFunc(s.Breakers, func(g streams.Gate) bool {
 		return g.App == l.App && g.Capability == l.Capability && g.State == streams.GateForced
 	})
@@ -156,7 +157,7 @@ func (s status) paused(l laneStatus) string {
 	}
 }
 
-func (a *app) printDeadLetterStatus(d deadLetterStatus) error {
+func (a *app) printDeadLetterStatus(d ops.DeadLetterCounts) error {
 	a.section("Dead letters")
 	if d.Total == 0 {
 		_, err := fmt.Fprintln(a.out, "None.")
