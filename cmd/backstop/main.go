@@ -29,6 +29,7 @@ func commands() []func(*app) *cobra.Command {
 		newDLQCommand,
 		newPendingCommand,
 		newBreakersCommand,
+		newTokenCommand,
 		newStatusCommand,
 		newListenCommand,
 		newBenchCommand,

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"backstop/cmd/backstop/admin"
+	"backstop/cmd/backstop/ops"
 	"backstop/consumers"
 	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
@@ -63,35 +64,44 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	stdlog.SetOutput(io.Discard)
 	web := &readiness{}
 	var callbacks atomic.Pointer[admin.Callbacks]
+	var backend atomic.Pointer[admin.Backend]
 	registry := newRegistry()
 	httpTLS, err := serverTLS("BACKSTOP_HTTP_CERT", cfg.HTTPCert, cfg.HTTPKey, log)
 	if err != nil {
 		return err
 	}
-	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, Log: log})
+	tokens, err := readTokens(cfg.TokensFile)
+	if err != nil {
+		return hint(err, "backstop help settings")
+	}
+	site, err := admin.Listen(ctx, admin.Config{
+		Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Tokens: tokens, PublicURL: string(cfg.PublicURL), Hosts: cfg.HTTPHosts,
+		Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, Backend: backend.Load, Log: log,
+	})
 	if err != nil {
 		return err
 	}
 	// The broker outlives everything that uses it, and is closed last.
 	b, err := openBroker(ctx, cfg, log)
 	if err != nil {
-		return errors.Join(err, ops.Close())
+		return errors.Join(err, site.Close())
 	}
 	defer func() { b.close(log) }()
 	web.broker.Store(b)
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return ops.Run(ctx) })
+	group.Go(func() error { return site.Run(ctx) })
 	group.Go(func() error {
-		p, err := newPipeline(ctx, cfg, b, registry, cfg.PublicBase(ops.Addr()), log)
+		p, err := newPipeline(ctx, cfg, b, registry, cfg.PublicBase(site.Addr()), log)
 		if err != nil {
 			return err
 		}
+		backend.Store(p.backend(cfg))
 		return p.run(ctx, func() { callbacks.Store(p.callbacks) }, func() {
 			web.started.Store(true)
-			log.Info("ready", "nats", b.url, "http", ops.URL(), "version", buildVersion())
+			log.Info("ready", "nats", b.url, "http", site.URL(), "version", buildVersion())
 			if started != nil {
-				started(running{NATS: b.url, HTTP: ops.URL()})
+				started(running{NATS: b.url, HTTP: site.URL()})
 			}
 		})
 	})
@@ -201,6 +211,17 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: metrics,
 	})
 	return p, err
+}
+
+// backend is what the HTTP API works on.
+func (p *pipeline) backend(cfg Config) *admin.Backend {
+	return &admin.Backend{
+		Ops: ops.New(ops.Config{
+			JetStream: p.broker.js, AllowedNetworks: cfg.AllowedNetworks, Log: p.log,
+			Warn: func(text string) { p.log.Warn("an operator's request is done, with a flaw", "what", text) },
+		}),
+		Defaults: cfg.manifestDefaults(),
+	}
 }
 
 // run consumes until ctx ends and everything in flight is settled, and then
