@@ -159,11 +159,11 @@ func parsePatience(h nats.Header) (time.Duration, error) {
 // below a millisecond, a busy machine some more until a goroutine runs.
 const (
 	leastWayBack = 2 * time.Millisecond
-	mostWayBack  = 40 * time.Millisecond
+	mostWayBack  = 80 * time.Millisecond
 )
 
 func wayBack(timeout time.Duration) time.Duration {
-	return min(max(timeout/50, leastWayBack), mostWayBack)
+	return min(max(timeout/25, leastWayBack), mostWayBack)
 }
 
 // replyOf turns an outcome into the reply, but for what the responder knows.

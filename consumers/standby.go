@@ -23,10 +23,12 @@ const (
 
 const (
 	// beat is how often a replica says that it is there.
-	beat = 200 * time.Millisecond
-	// silence is how long one that is there never says nothing: five beats, for
-	// a machine that is busy elsewhere.
-	silence = time.Second
+	beat = 100 * time.Millisecond
+	// A replica is gone when it has been silent for half of the time that one
+	// of its calls still has, within these bounds: a machine that is busy
+	// elsewhere may skip some beats, and a call that is nearly due can't wait.
+	leastSilence = 250 * time.Millisecond
+	mostSilence  = time.Second
 	// parting is when a sibling that is silent is no longer watched over.
 	parting = 10 * time.Second
 	// standbyBacklog is how many messages wait for a standby that is busy.
@@ -168,7 +170,8 @@ func (s *standby) read(msg *nats.Msg, now time.Time) {
 		}
 		w.call = c
 		timeout := s.r.p.timeout(c)
-		w.due = now.Add(timeout - wayBack(timeout)/2)
+		// Its replica answers some time before what it keeps for the way back.
+		w.due = now.Add(timeout - wayBack(timeout)*3/4)
 		heap.Push(&s.due, w)
 	}
 }
@@ -209,26 +212,30 @@ func (s *standby) look(now time.Time) {
 	case s.missed():
 		s.r.p.log.Warn("calls: too much to read along what the other replicas do; calls in hand of one that dies just now are not answered")
 		return
-	case !s.there(s.name, now):
+	case now.Sub(s.heard[s.name]) > leastSilence:
 		return // it is we who are not heard
 	}
 	for reply, w := range s.calls {
 		switch {
 		case w.over:
-			if now.Sub(w.seen) > silence {
+			if now.Sub(w.seen) > mostSilence {
 				delete(s.calls, reply)
 			}
 		case w.call.reply == "": // taken, and the call itself never came
 			w.over = now.Sub(w.seen) > parting
-		case w.owner == "" && now.Sub(w.seen) > silence, w.owner != "" && !s.there(w.owner, now):
+		case s.silence(w, now) > min(max(w.due.Sub(now)/2, leastSilence), mostSilence):
 			s.answer(w)
 		}
 	}
 }
 
-// there tells whether a replica has been heard of late.
-func (s *standby) there(replica string, now time.Time) bool {
-	return now.Sub(s.heard[replica]) <= silence
+// silence returns for how long nothing was heard of the replica that has the
+// call, or of a call that no replica has.
+func (s *standby) silence(w *watched, now time.Time) time.Duration {
+	if w.owner == "" {
+		return now.Sub(w.seen)
+	}
+	return now.Sub(s.heard[w.owner])
 }
 
 // answerLate answers what should have been answered by now.
