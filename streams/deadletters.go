@@ -63,80 +63,58 @@ func (f Filter) Match(d DeadLetter) bool {
 	return len(f.IDs) == 0 || slices.Contains(f.IDs, d.ID)
 }
 
-// What Select reads at once, and how long its consumer outlives it if the
-// process dies.
-const (
-	readBatch   = 256
-	readLinger  = time.Minute
-	readTimeout = 10 * time.Second
-)
+// scan returns what to read for the filter.
+func (f Filter) scan() scan {
+	return scan{stream: DeadLetterStream, subject: f.subject(), after: f.After, through: f.Through, headersOnly: f.WithoutPayload}
+}
 
 // Select yields the dead letters that the filter matches, oldest first, up to
 // the last one that was stored when it began. An error ends it.
 func (s *DeadLetters) Select(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
-		if err := s.each(ctx, f, func(d DeadLetter) bool { return yield(d, nil) }); err != nil {
+		err := f.scan().forward(ctx, s.js, func(m stored) (bool, error) {
+			d, match, err := f.pick(m)
+			return err == nil && (!match || yield(d, nil)), err
+		})
+		if err != nil {
 			yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
 		}
 	}
 }
 
-func (s *DeadLetters) each(ctx context.Context, f Filter, visit func(DeadLetter) bool) error {
-	stream, err := s.js.Stream(ctx, DeadLetterStream)
-	if err != nil {
-		return err
-	}
-	last := stream.CachedInfo().State.LastSeq
-	if f.Through != 0 {
-		last = min(last, f.Through)
-	}
-	cons, err := s.js.CreateConsumer(ctx, DeadLetterStream, jetstream.ConsumerConfig{
-		FilterSubject: f.subject(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readLinger,
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: f.After + 1, HeadersOnly: f.WithoutPayload,
-	})
-	if err != nil {
-		return err
-	}
-	// A stream may have 1,000 consumers, and the server keeps an inactive one
-	// for as long as it was told.
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-		defer cancel()
-		_ = s.js.DeleteConsumer(ctx, DeadLetterStream, cons.CachedInfo().Name)
-	}()
-	for ctx.Err() == nil {
-		more, err := readSome(cons, last, f, visit)
-		if !more || err != nil {
-			return err
+// SelectNewest yields the same, newest first.
+func (s *DeadLetters) SelectNewest(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		if err := backward(ctx, s.js, f.scan(), f.pick, func(d DeadLetter) bool { return yield(d, nil) }); err != nil {
+			yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
 		}
 	}
-	return ctx.Err()
 }
 
-// readSome visits what the consumer has now; more is false when that was all.
-func readSome(cons jetstream.Consumer, last uint64, f Filter, visit func(DeadLetter) bool) (more bool, err error) {
-	batch, err := cons.FetchNoWait(readBatch)
+// pick reads a dead letter and tells whether the filter matches it.
+func (f Filter) pick(m stored) (DeadLetter, bool, error) {
+	d, err := DecodeDeadLetter(m.Subject(), m.Headers(), m.Data(), m.sequence)
+	return d, err == nil && f.Match(d), err
+}
+
+// Counts returns how many dead letters each endpoint has; those of broadcasts
+// that no app could receive are under an empty App.
+func (s *DeadLetters) Counts(ctx context.Context) (map[EndpointID]uint64, error) {
+	stream, err := s.js.Stream(ctx, DeadLetterStream)
 	if err != nil {
-		return false, err
+		return nil, fmt.Errorf("count dead letters: %w", err)
 	}
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return false, err
-		}
-		if meta.Sequence.Stream > last {
-			return false, nil
-		}
-		d, err := DecodeDeadLetter(msg.Subject(), msg.Headers(), msg.Data(), meta.Sequence.Stream)
-		if err != nil {
-			return false, err
-		}
-		if f.Match(d) && !visit(d) {
-			return false, nil
-		}
-		more = true
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+	if err != nil {
+		return nil, fmt.Errorf("count dead letters: %w", err)
 	}
-	return more, batch.Error()
+	counts := make(map[EndpointID]uint64, len(info.State.Subjects))
+	for subject, n := range info.State.Subjects {
+		if _, id, err := ParseSubject(subject); err == nil {
+			counts[id] += n
+		}
+	}
+	return counts, nil
 }
 
 // Get returns the dead letter at a sequence as it is now, or ErrGone.
