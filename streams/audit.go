@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -54,9 +55,11 @@ type AuditEntry struct {
 	// Failed says why the change, which an earlier entry announces, was not
 	// made or not to the end. Empty for the announcement itself.
 	Failed string `json:"failed,omitempty"`
+	// Sequence is the entry's place in the stream; 0 before it is stored.
+	Sequence uint64 `json:"sequence,omitempty"`
 }
 
-// Audit writes the AUDIT stream.
+// Audit writes and reads the AUDIT stream.
 type Audit struct{ js jetstream.JetStream }
 
 // NewAudit returns the audit of js.
@@ -64,6 +67,7 @@ func NewAudit(js jetstream.JetStream) *Audit { return &Audit{js: js} }
 
 // Record stores an entry and waits until the broker has it.
 func (a *Audit) Record(ctx context.Context, e AuditEntry) error {
+	e.Sequence = 0
 	data, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("put %s on record: %w", e.What, err)
@@ -78,4 +82,50 @@ func (a *Audit) Record(ctx context.Context, e AuditEntry) error {
 		return fmt.Errorf("put %s on record: %w", e.What, err)
 	}
 	return nil
+}
+
+// AuditFilter selects entries. The zero value selects all.
+type AuditFilter struct {
+	// What, App, Capability and By select exact matches when not empty.
+	What                AuditWhat
+	App, Capability, By string
+	// Since selects those since then when not zero.
+	Since time.Time
+	// Before is a sequence: only entries before it, when not zero.
+	Before uint64
+}
+
+func (f AuditFilter) match(e AuditEntry) bool {
+	return (f.App == "" || f.App == e.App) && (f.Capability == "" || f.Capability == e.Capability) && (f.By == "" || f.By == e.By)
+}
+
+// Newest yields the entries that the filter matches, newest first. An error
+// ends it.
+func (a *Audit) Newest(ctx context.Context, f AuditFilter) iter.Seq2[AuditEntry, error] {
+	return func(yield func(AuditEntry, error) bool) {
+		if f.Before == 1 {
+			return
+		}
+		if err := a.newest(ctx, f, func(e AuditEntry) bool { return yield(e, nil) }); err != nil {
+			yield(AuditEntry{}, fmt.Errorf("read the audit: %w", err))
+		}
+	}
+}
+
+func (a *Audit) newest(ctx context.Context, f AuditFilter, visit func(AuditEntry) bool) (err error) {
+	s := scan{stream: AuditStream, subject: string(Audits) + ".*", through: max(f.Before, 1) - 1}
+	if f.What != "" {
+		s.subject = string(Audits) + "." + string(f.What)
+	}
+	if !f.Since.IsZero() {
+		if s.after, err = sequenceBefore(ctx, a.js, AuditStream, f.Since); err != nil {
+			return err
+		}
+	}
+	return backward(ctx, a.js, s, func(m stored) (AuditEntry, bool, error) {
+		e := AuditEntry{}
+		ours := json.Unmarshal(m.Data(), &e) == nil // one bad message must not hide the rest
+		e.Sequence = m.sequence
+		return e, ours && f.match(e), nil
+	}, visit)
 }

@@ -229,6 +229,7 @@ func TestAccountsSuffice(t *testing.T) {
 		a.works(user, "", "dlq", "list")
 		a.works(user, "", "apps", "list")
 	}
+	a.works("operator", "", "audit")
 	a.works("operator", "", "apps", "remove", "quiz", "--force")
 	select {
 	case err := <-violations:

@@ -29,6 +29,7 @@ func commands() []func(*app) *cobra.Command {
 		newDLQCommand,
 		newPendingCommand,
 		newBreakersCommand,
+		newAuditCommand,
 		newTokenCommand,
 		newStatusCommand,
 		newListenCommand,

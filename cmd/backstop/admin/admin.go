@@ -76,6 +76,7 @@ type Server struct {
 	sessions    *sessions
 	hosts       *hosts
 	crossOrigin *http.CrossOriginProtection
+	listeners   chan struct{} // one for each client of the stream
 	stopping    chan struct{} // closed when Run's context ends
 }
 
@@ -100,7 +101,8 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 
 func newServer(cfg Config, listener net.Listener) (*Server, error) {
 	s := &Server{
-		cfg: cfg, listener: listener, tokens: cfg.Tokens, crossOrigin: http.NewCrossOriginProtection(), stopping: make(chan struct{}),
+		cfg: cfg, listener: listener, tokens: cfg.Tokens, crossOrigin: http.NewCrossOriginProtection(),
+		listeners: make(chan struct{}, maxStreams), stopping: make(chan struct{}),
 	}
 	if cfg.Token != "" {
 		s.tokens = append([]Token{{Name: AdminName, Role: RoleAdmin, Hash: HashToken(cfg.Token)}}, cfg.Tokens...)

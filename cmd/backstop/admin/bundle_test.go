@@ -171,6 +171,15 @@ func (b *bundle) letter(id, capability string, reason streams.DeadLetterReason, 
 	}))
 }
 
+// notice publishes one.
+func (b *bundle) notice(kind streams.NoticeKind, message string) {
+	b.Helper()
+	msg, err := streams.Notice{Kind: kind, App: "quiz", Capability: "analytics", Time: time.Now().UTC(), Message: message}.Msg()
+	b.must(err)
+	_, err = b.js.PublishMsg(b.Context(), msg)
+	b.must(err)
+}
+
 // recorded returns what the audit holds, oldest first.
 func (b *bundle) recorded() string {
 	b.Helper()

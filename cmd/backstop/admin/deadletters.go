@@ -12,32 +12,40 @@ import (
 	"backstop/streams"
 )
 
-// listDeadLetters lists dead letters without their payloads, oldest first.
+// listDeadLetters lists dead letters without their payloads, oldest first
+// unless the newest are asked for.
 func listDeadLetters(w http.ResponseWriter, r *request) error {
-	limit, err := r.limit()
-	if err != nil {
-		return err
-	}
 	filter, err := ops.Criteria{
 		App: r.param("app"), Capability: r.param("capability"), Reason: r.param("reason"), Since: r.param("since"), Until: r.param("until"),
 	}.Filter(time.Now(), nil)
 	if err != nil {
 		return err
 	}
-	if filter.After, err = r.sequence(); err != nil {
+	from, err := r.sequence()
+	if err != nil {
 		return err
 	}
 	filter.WithoutPayload = true
-	list := page[ops.DeadLetter]{Items: []ops.DeadLetter{}}
-	for d, err := range r.backend.Ops.DeadLetters().Select(r.Context(), filter) {
-		if err != nil {
-			return err
+	letters := r.backend.Ops.DeadLetters()
+	all := letters.Select
+	switch order := r.param("order"); order {
+	case "", "oldest":
+		filter.After = from
+	case "newest":
+		all = letters.SelectNewest
+		if filter.Through = max(from, 1) - 1; from == 1 { // nothing lies before the first
+			return reply(w, page[ops.DeadLetter]{Items: []ops.DeadLetter{}})
 		}
-		if len(list.Items) == limit {
-			list.NextCursor = sequenceCursor(list.Items[limit-1].Sequence)
-			break
-		}
-		list.Items = append(list.Items, ops.View(d))
+	default:
+		return badParameter("order", "%q: want oldest or newest", order)
+	}
+	found, err := pageOfStored(r, all(r.Context(), filter), func(d streams.DeadLetter) uint64 { return d.Sequence })
+	if err != nil {
+		return err
+	}
+	list := page[ops.DeadLetter]{Items: make([]ops.DeadLetter, len(found.Items)), NextCursor: found.NextCursor}
+	for i, d := range found.Items {
+		list.Items[i] = ops.View(d)
 	}
 	return reply(w, list)
 }

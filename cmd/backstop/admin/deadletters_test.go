@@ -47,26 +47,21 @@ func TestListDeadLetters(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", tc.why, p.ids(), tc.want)
 		}
 	}
-	// Every page but the last has a cursor.
-	var all []string
-	cursor := ""
-	for range 4 {
-		var p letterPage
-		b.want(200, "", "GET", "/api/v1/dlq?limit=2"+cursor, "").decode(t, &p)
-		all = append(all, p.ids())
-		if cursor = "&cursor=" + p.NextCursor; p.NextCursor == "" {
-			break
+	ids := between(`"id":"`, `"`)
+	for order, want := range map[string]string{"oldest": "e0 e1 e2|e3 e4 e5|e6 other", "newest": "other e6 e5|e4 e3 e2|e1 e0"} {
+		if got := b.pages("/api/v1/dlq?limit=3&order="+order, ids); got != want {
+			t.Errorf("%s first: got %q, want %q", order, got, want)
 		}
 	}
-	if got := strings.Join(all, " "); got != "e0 e1 e2 e3 e4 e5 e6 other" || cursor != "&cursor=" {
-		t.Errorf("in pages: %q, then %q", got, cursor)
+	if got := b.pages("/api/v1/dlq?limit=1&order=newest&capability=analytics", ids); got != "e6|e5|e4|e3|e2|e1|e0" {
+		t.Errorf("one by one: %q", got)
 	}
 	var p letterPage
 	b.want(200, "", "GET", "/api/v1/dlq?limit=1", "").decode(t, &p)
 	if p.Items[0].Size != 7 {
 		t.Errorf("size %d of a payload of 7 bytes", p.Items[0].Size)
 	}
-	for _, query := range []string{"limit=0", "limit=1001", "limit=x", "cursor=!", "cursor=MA", "reason=bored", "since=tomorrow", "app=*", "app=a&app=b", "apps=quiz"} {
+	for _, query := range []string{"limit=0", "limit=1001", "limit=x", "cursor=!", "cursor=MA", "reason=bored", "order=random", "since=tomorrow", "app=*", "app=a&app=b", "apps=quiz"} {
 		b.want(400, "bad_query", "GET", "/api/v1/dlq?"+query, "")
 	}
 }

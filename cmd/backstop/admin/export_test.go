@@ -29,6 +29,7 @@ func (s *Server) SetClock(now func() time.Time) { s.sessions.now = now }
 
 // Figures that tests need.
 const (
+	MaxStreams  = maxStreams
 	SessionLife = sessionLife
 	MaxBody     = maxBody
 )

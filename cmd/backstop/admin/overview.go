@@ -23,9 +23,12 @@ type overview struct {
 	// DeadLetters are those that wait for a decision.
 	DeadLetters ops.DeadLetterCounts `json:"deadLetters"`
 	// Backlog is events that wait: in shared lanes, and in endpoints' own.
-	Backlog uint64        `json:"backlog"`
-	Queues  []ops.Queue   `json:"queues"`
-	Apps    []appOverview `json:"apps"`
+	Backlog uint64      `json:"backlog"`
+	Queues  []ops.Queue `json:"queues"`
+	// Alerts are those that are raised, the longest first.
+	Alerts []streams.Alert `json:"alerts"`
+	// Apps are all apps, the sick first: they are why somebody looks.
+	Apps []appOverview `json:"apps"`
 }
 
 // The states of an app in the overview.
@@ -85,7 +88,6 @@ func (b *Backend) overview(ctx context.Context, now time.Time) (overview, error)
 	for _, stored := range f.apps {
 		o.Apps = append(o.Apps, b.appOverview(stored, f))
 	}
-	// The sick first: they are why somebody looks.
 	slices.SortStableFunc(o.Apps, func(x, y appOverview) int {
 		return cmp.Or(cmp.Compare(rank(x.State), rank(y.State)), strings.Compare(x.App, y.App))
 	})
@@ -134,6 +136,11 @@ func (b *Backend) facts(ctx context.Context, o *overview) (facts, error) {
 		f.lanes[streams.EndpointID{Capability: l.Capability, App: l.App}] = l
 		o.Backlog += l.Backlog
 	}
+	alerts, err := b.Ops.Alerts(ctx)
+	if err != nil {
+		return f, err
+	}
+	o.Alerts = append([]streams.Alert{}, alerts...)
 	if o.DeadLetters, err = b.Ops.CountDeadLetters(ctx); err != nil {
 		return f, err
 	}

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/base64"
+	"iter"
 	"strconv"
 )
 
@@ -80,6 +81,27 @@ func pageOf[T any](r *request, all []T, key func(T) string) (page[T], error) {
 		default:
 			p.Items = append(p.Items, item)
 		}
+	}
+	return p, nil
+}
+
+// pageOfStored returns the requested page of what a stream holds, which begins
+// where the cursor says.
+func pageOfStored[T any](r *request, all iter.Seq2[T, error], sequence func(T) uint64) (page[T], error) {
+	limit, err := r.limit()
+	if err != nil {
+		return page[T]{}, err
+	}
+	p := page[T]{Items: []T{}}
+	for item, err := range all {
+		if err != nil {
+			return page[T]{}, err
+		}
+		if len(p.Items) == limit {
+			p.NextCursor = sequenceCursor(sequence(p.Items[limit-1]))
+			break
+		}
+		p.Items = append(p.Items, item)
 	}
 	return p, nil
 }

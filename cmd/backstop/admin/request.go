@@ -54,6 +54,15 @@ func parseQuery(r *http.Request, allowed []string) (url.Values, error) {
 	return query, nil
 }
 
+// token returns a query parameter that becomes a token of a subject.
+func (r *request) token(name string) (string, error) {
+	value := r.param(name)
+	if strings.ContainsAny(value, ".*> \t\r\n") {
+		return "", badParameter(name, "%q: want one name", value)
+	}
+	return value, nil
+}
+
 // maxBody is the most bytes of a body, unless a route says otherwise.
 const maxBody = 64 << 10
 

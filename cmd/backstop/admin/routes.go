@@ -34,7 +34,7 @@ func (s *Server) routes() []route {
 		{method: "POST", path: v1 + "/apps/{app}/enable", role: RoleOperate, query: []string{"capability"}, handle: enableEndpoints},
 		{method: "POST", path: v1 + "/apps/{app}/disable", role: RoleOperate, query: []string{"capability"}, handle: disableEndpoints},
 
-		{method: "GET", path: v1 + "/dlq", role: RoleRead, query: paged("app", "capability", "reason", "since", "until"), handle: listDeadLetters},
+		{method: "GET", path: v1 + "/dlq", role: RoleRead, query: paged("app", "capability", "reason", "since", "until", "order"), handle: listDeadLetters},
 		{method: "GET", path: v1 + "/dlq/{id}", role: RoleRead, query: []string{"app", "capability"}, handle: getDeadLetter},
 		{method: "POST", path: v1 + "/dlq/replay", role: RoleOperate, handle: s.replayDeadLetters},
 		{method: "POST", path: v1 + "/dlq/discard", role: RoleOperate, handle: s.discardDeadLetters},
@@ -48,7 +48,15 @@ func (s *Server) routes() []route {
 		{method: "POST", path: v1 + "/pending/{id}/approve", role: RoleOperate, handle: approvePending},
 		{method: "POST", path: v1 + "/pending/{id}/reject", role: RoleOperate, handle: rejectPending},
 
+		{
+			method: "GET", path: v1 + "/attempts", role: RoleRead,
+			query: paged("app", "capability", "id", "outcome", "since", "until"), handle: searchAttempts,
+		},
 		{method: "GET", path: v1 + "/overview", role: RoleRead, handle: getOverview},
+		{method: "GET", path: v1 + "/alerts", role: RoleRead, handle: listAlerts},
+		{method: "GET", path: v1 + "/notices", role: RoleRead, query: paged("kind", "app", "capability"), handle: listNotices},
+		{method: "GET", path: v1 + "/stream", role: RoleRead, query: []string{"after"}, handle: s.streamNotices},
+		{method: "GET", path: v1 + "/audit", role: RoleAdmin, query: paged("what", "app", "capability", "by", "since"), handle: listAudit},
 	}
 }
 

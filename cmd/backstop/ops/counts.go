@@ -3,12 +3,8 @@ package ops
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/streams"
 )
@@ -41,54 +37,38 @@ const maxReasonScan = 10_000
 // CountDeadLetters counts the dead letters there are.
 func (o *Ops) CountDeadLetters(ctx context.Context) (DeadLetterCounts, error) {
 	s := DeadLetterCounts{Endpoints: []DeadLetterCount{}, Reasons: []ReasonCount{}}
-	stream, err := o.js.Stream(ctx, streams.DeadLetterStream)
+	counts, err := o.DeadLetters().Counts(ctx)
 	if err != nil {
 		return s, err
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
-	if err != nil {
-		return s, err
-	}
-	s.Total = info.State.Msgs
-	for subject, count := range info.State.Subjects {
-		if _, id, err := streams.ParseSubject(subject); err == nil {
-			s.Endpoints = append(s.Endpoints, DeadLetterCount{App: id.App, Capability: id.Capability, Count: count})
-		}
+	for id, count := range counts {
+		s.Total += count
+		s.Endpoints = append(s.Endpoints, DeadLetterCount{App: id.App, Capability: id.Capability, Count: count})
 	}
 	slices.SortFunc(s.Endpoints, func(x, y DeadLetterCount) int {
 		return cmp.Or(cmp.Compare(y.Count, x.Count), strings.Compare(x.App, y.App), strings.Compare(x.Capability, y.Capability))
 	})
 	if s.Total > 0 && s.Total <= maxReasonScan {
-		s.Reasons, err = o.countReasons(ctx, int(s.Total))
+		s.Reasons, err = o.countReasons(ctx)
 	}
 	return s, err
 }
 
-// countReasons reads the headers of at most limit dead letters.
-func (o *Ops) countReasons(ctx context.Context, limit int) ([]ReasonCount, error) {
-	consumer, err := o.js.OrderedConsumer(ctx, streams.DeadLetterStream, jetstream.OrderedConsumerConfig{
-		HeadersOnly: true, InactiveThreshold: time.Minute,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read dead letters: %w", err)
-	}
-	// The library leaves the consumer to the server; under `watch backstop
-	// status` they would pile up.
-	defer func() { _ = o.js.DeleteConsumer(ctx, streams.DeadLetterStream, consumer.CachedInfo().Name) }()
-	batch, err := consumer.FetchNoWait(limit)
-	if err != nil {
-		return nil, fmt.Errorf("read dead letters: %w", err)
-	}
-	counts := make(map[string]int)
-	for msg := range batch.Messages() {
-		counts[msg.Headers().Get(streams.HeaderReason)]++
+// countReasons reads the headers of all dead letters.
+func (o *Ops) countReasons(ctx context.Context) ([]ReasonCount, error) {
+	counts := make(map[streams.DeadLetterReason]int)
+	for d, err := range o.DeadLetters().Select(ctx, streams.Filter{WithoutPayload: true}) {
+		if err != nil {
+			return nil, err
+		}
+		counts[d.Reason]++
 	}
 	reasons := make([]ReasonCount, 0, len(counts))
 	for reason, n := range counts {
-		reasons = append(reasons, ReasonCount{Reason: cmp.Or(reason, "-"), Count: n})
+		reasons = append(reasons, ReasonCount{Reason: cmp.Or(string(reason), "-"), Count: n})
 	}
 	slices.SortFunc(reasons, func(x, y ReasonCount) int {
 		return cmp.Or(cmp.Compare(y.Count, x.Count), strings.Compare(x.Reason, y.Reason))
 	})
-	return reasons, batch.Error()
+	return reasons, nil
 }

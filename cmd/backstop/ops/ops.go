@@ -90,6 +90,24 @@ func (o *Ops) Change(ctx context.Context, by Actor, entry streams.AuditEntry, do
 	return err
 }
 
+// Audit reads what was put on record.
+func (o *Ops) Audit() *streams.Audit { return o.audit }
+
+// Notices reads the notices.
+func (o *Ops) Notices() *streams.NoticeLog { return streams.NewNoticeLog(o.js) }
+
+// Attempts reads the delivery log.
+func (o *Ops) Attempts() *streams.AttemptLog { return streams.NewAttemptLog(o.js) }
+
+// Alerts returns the alerts that are raised, the longest first.
+func (o *Ops) Alerts(ctx context.Context) ([]streams.Alert, error) {
+	kv, err := o.js.KeyValue(ctx, streams.AlertsBucket)
+	if err != nil {
+		return nil, err
+	}
+	return streams.NewAlerts(kv).List(ctx)
+}
+
 // DeadLetters reads the dead letters.
 func (o *Ops) DeadLetters() *streams.DeadLetters { return streams.NewDeadLetters(o.js) }
 
