@@ -40,6 +40,18 @@ func newMetrics(registry prometheus.Registerer, attempts *consumers.AttemptLog) 
 	return m
 }
 
+// watch adds what only the running pipeline knows.
+func (m *metrics) watch(registry prometheus.Registerer, events *consumers.Pipeline) {
+	registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "backstop_rollup_lag_seconds", Help: "Age of the attempts that are not added up yet; 0 at replicas that don't do it.",
+		}, func() float64 { return events.RollupLag().Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "backstop_alerts_active", Help: "Alerts that are raised; 0 at replicas that don't evaluate them.",
+		}, func() float64 { return float64(events.AlertsActive()) }),
+	)
+}
+
 // Call counts an answered call.
 func (m *metrics) Call(id streams.EndpointID, source streams.Source, reason string, took time.Duration) {
 	m.calls.WithLabelValues(id.Capability, id.App, string(source), reason).Inc()

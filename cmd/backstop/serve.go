@@ -210,7 +210,11 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: metrics,
 	})
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	metrics.watch(registry, p.events)
+	return p, nil
 }
 
 // backend is what the HTTP API works on.
