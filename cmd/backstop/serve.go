@@ -225,6 +225,7 @@ func (p *pipeline) backend(cfg Config) *admin.Backend {
 			Warn: func(text string) { p.log.Warn("an operator's request is done, with a flaw", "what", text) },
 		}),
 		Defaults: cfg.manifestDefaults(),
+		Rollups:  p.events.Rollups(),
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"backstop/cmd/backstop/ops"
+	"backstop/consumers"
 	"backstop/streams/manifest"
 )
 
@@ -66,6 +67,8 @@ type Backend struct {
 	Ops *ops.Ops
 	// Defaults hold where a manifest doesn't say.
 	Defaults manifest.Defaults
+	// Rollups tell what came of attempts. Nil: the dashboard shows none.
+	Rollups *consumers.Rollups
 }
 
 // Server serves the operators' side. Make one with Listen and call Run.
@@ -173,6 +176,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("/healthz", onlyGet(probe(s.cfg.Healthy)))
 	mux.Handle("/readyz", onlyGet(probe(s.cfg.Ready)))
 	mux.HandleFunc("/callbacks/{token...}", s.callbacks)
+	s.dashboard(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusNotFound, codeNotFound, "there is nothing here; the API is described at /api/v1/openapi.json")
 	})
