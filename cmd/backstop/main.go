@@ -31,6 +31,7 @@ func commands() []func(*app) *cobra.Command {
 		newBreakersCommand,
 		newStatusCommand,
 		newListenCommand,
+		newProbeCommand,
 		newBenchCommand,
 		newSettingsTopic,
 	}
