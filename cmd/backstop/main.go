@@ -33,6 +33,7 @@ func commands() []func(*app) *cobra.Command {
 		newTokenCommand,
 		newStatusCommand,
 		newListenCommand,
+		newProbeCommand,
 		newBenchCommand,
 		newSettingsTopic,
 	}

@@ -71,6 +71,11 @@ func getOverview(w http.ResponseWriter, r *request) error {
 	return reply(w, all)
 }
 
+// mostCounted is of how many endpoints the overview tells how many dead letters
+// they have, the most first. Publishers may name as many apps as they like that
+// don't exist.
+const mostCounted = 1000
+
 // facts are what an overview is made of, by endpoint.
 type facts struct {
 	apps    []manifest.Stored
@@ -147,6 +152,7 @@ func (b *Backend) facts(ctx context.Context, o *overview) (facts, error) {
 	for _, c := range o.DeadLetters.Endpoints {
 		f.letters[streams.EndpointID{Capability: c.Capability, App: c.App}] = c.Count
 	}
+	o.DeadLetters.Endpoints = o.DeadLetters.Endpoints[:min(len(o.DeadLetters.Endpoints), mostCounted)]
 	return f, nil
 }
 
