@@ -22,6 +22,8 @@ const (
 	NoticeMisconfigured    NoticeKind = "misconfigured"
 	NoticeDeadLettered     NoticeKind = "dead_lettered"
 	NoticeCallbackMissing  NoticeKind = "callback_missing"
+	NoticeAppUnhealthy     NoticeKind = "app_unhealthy"
+	NoticeAppHealthy       NoticeKind = "app_healthy"
 	NoticeDiscarded        NoticeKind = "discarded"
 )
 
