@@ -24,6 +24,8 @@ const (
 	NoticeCallbackMissing  NoticeKind = "callback_missing"
 	NoticeAlertRaised      NoticeKind = "alert_raised"
 	NoticeAlertCleared     NoticeKind = "alert_cleared"
+	NoticeAppUnhealthy     NoticeKind = "app_unhealthy"
+	NoticeAppHealthy       NoticeKind = "app_healthy"
 	NoticeDiscarded        NoticeKind = "discarded"
 )
 

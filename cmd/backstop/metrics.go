@@ -34,6 +34,10 @@ func (b *broker) measure(ctx context.Context, cfg Config, counted *metrics.Metri
 	if err != nil {
 		return nil, err
 	}
+	healths, err := b.js.KeyValue(ctx, streams.HealthBucket)
+	if err != nil {
+		return nil, err
+	}
 	c := &client{cfg: cfg, nc: b.nc, js: b.js, ops: ops.New(ops.Config{JetStream: b.js})}
 	state := metrics.NewBroker(registry, func(ctx context.Context) (metrics.State, error) {
 		return c.metricsState(ctx, b.storeBytes(), counted.Declares)
@@ -42,7 +46,7 @@ func (b *broker) measure(ctx context.Context, cfg Config, counted *metrics.Metri
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return state.Run(ctx) })
 		group.Go(func() error {
-			return counted.Follow(ctx, manifest.NewStore(manifests, log), cfg.manifestDefaults(), streams.NewGates(gates), log)
+			return counted.Follow(ctx, manifest.NewStore(manifests, log), cfg.manifestDefaults(), streams.NewGates(gates), streams.NewHealths(healths), log)
 		})
 		return group.Wait()
 	}, nil

@@ -222,6 +222,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
+		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
 	})
 	return p, err
 }

@@ -20,10 +20,11 @@ func newStatusCommand(a *app) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show backlog, lanes, breakers, dead letters and rates",
+		Short: "Show backlog, lanes, breakers, unhealthy apps, dead letters and rates",
 		Long: `Show how the pipeline does, as NATS tells it: for each capability what waits and
 how fast it is published and settled (delivered, parked in an own lane, or dead-lettered);
-the own lanes of endpoints in trouble; circuits that are not closed; dead letters.`,
+the own lanes of endpoints in trouble; circuits that are not closed; apps that are
+unhealthy or degraded by their health checks; dead letters.`,
 		Example: `  backstop status
   backstop status --interval 10s
   backstop status --json --interval 0`,
@@ -51,11 +52,13 @@ the own lanes of endpoints in trouble; circuits that are not closed; dead letter
 
 // status is the whole overview, also as JSON.
 type status struct {
-	Time         time.Time            `json:"time"`
-	Capabilities []ops.Queue          `json:"capabilities"`
-	Lanes        []ops.Lane           `json:"lanes"`
-	Breakers     []streams.Gate       `json:"breakers"`
-	DeadLetters  ops.DeadLetterCounts `json:"deadLetters"`
+	Time         time.Time      `json:"time"`
+	Capabilities []ops.Queue    `json:"capabilities"`
+	Lanes        []ops.Lane     `json:"lanes"`
+	Breakers     []streams.Gate `json:"breakers"`
+	// UnhealthyApps are unhealthy or degraded.
+	UnhealthyApps []streams.Health     `json:"unhealthyApps"`
+	DeadLetters   ops.DeadLetterCounts `json:"deadLetters"`
 }
 
 // status asks NATS for everything, and measures rates for the interval.
@@ -69,6 +72,9 @@ func (c *client) status(ctx context.Context, interval time.Duration) (status, er
 		return s, err
 	}
 	if s.Breakers, err = c.ops.Gates(ctx); err != nil {
+		return s, err
+	}
+	if s.UnhealthyApps, err = c.sickApps(ctx); err != nil {
 		return s, err
 	}
 	s.Capabilities, err = c.ops.Queues(ctx, interval)
@@ -92,6 +98,9 @@ func (a *app) printStatus(s status) error {
 	if len(s.Breakers) == 0 {
 		fmt.Fprintln(a.out, "All closed.")
 	} else if err := a.gateTable(s.Breakers); err != nil {
+		return err
+	}
+	if err := a.printSickApps(s); err != nil {
 		return err
 	}
 	return a.printDeadLetterStatus(s.DeadLetters)

@@ -45,7 +45,9 @@ type appOverview struct {
 	// State is "healthy", "degraded" or "down".
 	State string `json:"state"`
 	// Because says why it is not healthy.
-	Because     string             `json:"because,omitempty"`
+	Because string `json:"because,omitempty"`
+	// Health is null for an app that is not checked.
+	Health      *streams.Health    `json:"health"`
 	DeadLetters uint64             `json:"deadLetters"`
 	Endpoints   []endpointOverview `json:"endpoints"`
 }
@@ -79,6 +81,7 @@ const mostCounted = 1000
 // facts are what an overview is made of, by endpoint.
 type facts struct {
 	apps    []manifest.Stored
+	health  map[string]streams.Health
 	gates   map[streams.EndpointID]streams.Gate
 	lanes   map[streams.EndpointID]ops.Lane
 	letters map[streams.EndpointID]uint64
@@ -113,6 +116,9 @@ func (b *Backend) facts(ctx context.Context, o *overview) (facts, error) {
 		return f, err
 	}
 	if f.apps, err = store.List(ctx); err != nil {
+		return f, err
+	}
+	if f.health, err = b.Ops.HealthByApp(ctx); err != nil {
 		return f, err
 	}
 	gates, err := b.Ops.Gates(ctx)
@@ -157,15 +163,20 @@ func (b *Backend) facts(ctx context.Context, o *overview) (facts, error) {
 }
 
 func (b *Backend) appOverview(stored manifest.Stored, f facts) appOverview {
-	described := ops.Describe(stored)
-	a := appOverview{App: stored.App, Name: cmp.Or(described.Name, stored.App), State: stateHealthy, Endpoints: []endpointOverview{}}
+	a := appOverview{App: stored.App, Name: stored.App, State: stateHealthy, Endpoints: []endpointOverview{}}
+	if stored.Err == nil {
+		a.Name = stored.Manifest.Title()
+	}
+	if h, checked := f.health[stored.App]; checked {
+		a.Health = &h
+	}
 	for _, declared := range stored.Manifest.Endpoints(b.Defaults) {
 		e := endpointView(declared, f)
 		a.Endpoints = append(a.Endpoints, e)
 		a.DeadLetters += e.DeadLetters
 	}
 	slices.SortFunc(a.Endpoints, func(x, y endpointOverview) int { return strings.Compare(x.Capability, y.Capability) })
-	a.judge(described.Error)
+	a.judge(stored.Err)
 	return a
 }
 
@@ -184,9 +195,9 @@ func endpointView(declared manifest.Endpoint, f facts) endpointOverview {
 	return e
 }
 
-// judge decides how an app is: down when nothing of it gets traffic, degraded
-// when a part of it doesn't.
-func (a *appOverview) judge(unreadable string) {
+// judge decides how an app is: down when nothing of it gets traffic or its
+// health check fails, degraded when a part of it is in trouble.
+func (a *appOverview) judge(unreadable error) {
 	shut := 0
 	for _, e := range a.Endpoints {
 		if e.Breaker != nil {
@@ -194,11 +205,15 @@ func (a *appOverview) judge(unreadable string) {
 		}
 	}
 	switch {
-	case unreadable != "":
+	case unreadable != nil:
 		a.State, a.Because = stateDown, "its manifest can't be read"
+	case a.Health != nil && a.Health.State == streams.Unhealthy:
+		a.State, a.Because = stateDown, "its health check fails"
 	case shut > 0 && shut == len(a.Endpoints):
 		a.State, a.Because = stateDown, "no endpoint gets traffic"
 	case shut > 0:
 		a.State, a.Because = stateDegraded, "an endpoint gets no traffic"
+	case a.Health != nil && a.Health.State == streams.Degraded:
+		a.State, a.Because = stateDegraded, "its health check is slow, or says so"
 	}
 }

@@ -3,6 +3,7 @@ package admin_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"backstop/cmd/backstop/admin"
 	"backstop/streams"
@@ -19,6 +20,28 @@ type overviewDoc struct {
 			TimeoutMs        int
 			Breaker          *struct{ State string }
 		}
+	}
+}
+
+// An app whose health check fails is down, whatever its breakers say.
+func TestOverviewTellsHealth(t *testing.T) {
+	b := start(t, admin.Config{})
+	b.want(201, "", "PUT", "/api/v1/apps/quiz", quizManifest)
+	store, err := b.backend.Load().Ops.Healths(t.Context())
+	b.must(err)
+	h := streams.Health{App: "quiz", Since: time.Now().UTC(), CheckedAt: time.Now().UTC(), Result: streams.Unhealthy, Status: 500, Metrics: streams.MetricsUnknown}
+	for state, want := range map[streams.HealthState]string{streams.Healthy: "healthy", streams.Degraded: "degraded", streams.Unhealthy: "down"} {
+		h.State = state
+		h.Revision, err = store.Put(t.Context(), h)
+		b.must(err)
+		var o overviewDoc
+		b.want(200, "", "GET", "/api/v1/overview", "").decode(t, &o)
+		if o.Apps[0].State != want || (o.Apps[0].Because == "") != (want == "healthy") {
+			t.Errorf("%s: %s because %q, want %s", state, o.Apps[0].State, o.Apps[0].Because, want)
+		}
+	}
+	if a := b.want(200, "", "GET", "/api/v1/apps", ""); !strings.Contains(a.body, `"health":{"app":"quiz"`) {
+		t.Errorf("apps: %s", a.body)
 	}
 }
 
