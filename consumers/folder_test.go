@@ -4,27 +4,37 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/consumers/rollup"
 	"backstop/embedded/natstest"
 	"backstop/streams"
 )
 
-// Three replicas that all believe to hold the lease, as after a pause of the
-// whole process, do no harm: each batch has one winner.
-func TestFoldersThatRunAtOnceCountOnce(t *testing.T) {
+func rollupsBucket(t *testing.T) (jetstream.JetStream, jetstream.KeyValue) {
+	t.Helper()
 	js := natstest.Start(t).JetStream()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	if err := streams.NewTopology(js, streams.Settings{StoreBytes: 4 << 30}).Ensure(ctx); err != nil {
+	if err := streams.NewTopology(js, streams.Settings{StoreBytes: 4 << 30}).Ensure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	kv, err := js.KeyValue(ctx, streams.RollupsBucket)
+	kv, err := js.KeyValue(t.Context(), streams.RollupsBucket)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return js, kv
+}
+
+// Three replicas that all believe to hold the lease, as after a pause of the
+// whole process, do no harm: each batch has one winner.
+func TestFoldersThatRunAtOnceCountOnce(t *testing.T) {
+	js, kv := rollupsBucket(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -63,5 +73,48 @@ func TestFoldersThatRunAtOnceCountOnce(t *testing.T) {
 			t.Fatalf("%d attempts, want %d", o.Total.Attempts, total)
 		case <-time.After(20 * time.Millisecond):
 		}
+	}
+}
+
+// What a full bucket has dropped is forgotten too, so that a replica that
+// starts now shows the same; and what is a day old, whatever is there.
+func TestRollupsForgetWhatTheBucketDropped(t *testing.T) {
+	js, kv := rollupsBucket(t)
+	id := streams.EndpointID{Capability: "analytics", App: "quiz"}
+	now := time.Now()
+	fold := &rollup.Fold{}
+	for _, ago := range []time.Duration{26 * time.Hour, 10 * time.Minute, 5 * time.Minute, 0} {
+		fold.Add(1, now.Add(-ago), id, rollup.Entry{Requested: true})
+	}
+	r := NewRollups(js, kv, slog.New(slog.DiscardHandler))
+	close(r.loaded)
+	for _, part := range fold.Unstored() {
+		r.window.Put(part)
+		if now.Sub(part.Minute) > 8*time.Minute {
+			continue // dropped
+		}
+		value, err := part.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kv.Put(t.Context(), part.Key(), value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.forget(t.Context())
+	stats, err := r.Endpoint(t.Context(), id, now.Add(-48*time.Hour))
+	if err != nil || stats.Attempts != 2 {
+		t.Errorf("%d attempts, %v, want those of the two minutes that the bucket has", stats.Attempts, err)
+	}
+	later := NewRollups(js, kv, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- later.Run(ctx) }()
+	if again, err := later.Endpoint(ctx, id, now.Add(-48*time.Hour)); err != nil || !reflect.DeepEqual(again, stats) {
+		t.Errorf("one that starts now has %+v, %v, want %+v", again, err, stats)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -179,12 +179,16 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		return nil, err
 	}
 	metrics := newMetrics(registry, p.attempts)
+	record := p.attempts.Record
+	if cfg.withoutAttempts {
+		record = func(dispatcher.Call, dispatcher.Outcome) {}
+	}
 	transitions := consumers.NewTransitions()
 	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
 	p.events, err = consumers.New(ctx, consumers.Config{
 		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
-			dispatcher.Measure(metrics.dispatcher, p.attempts.Record),
+			dispatcher.Measure(metrics.dispatcher, record),
 			dispatcher.Refuse(),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
