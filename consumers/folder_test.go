@@ -118,3 +118,49 @@ func TestRollupsForgetWhatTheBucketDropped(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A replica that was paused while another one took over would put back the sums
+// of a minute as they were.
+func TestAFolderThatWasLeftBehindStoresNothing(t *testing.T) {
+	js, kv := rollupsBucket(t)
+	id := streams.EndpointID{Capability: "analytics", App: "quiz"}
+	now := time.Now()
+	begin := func() *folding {
+		g := &folding{folder: &folder{js: js, log: slog.New(slog.DiscardHandler)}}
+		if err := g.resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	add := func(g *folding, through uint64) {
+		for g.sums.Through() < through {
+			g.sums.Add(g.sums.Through()+1, now, id, rollup.Entry{Requested: true})
+		}
+	}
+	for _, endpoints := range []int{1, 2 * rollup.PartSize} { // one message, and a batch
+		paused, other := begin(), begin()
+		from := paused.sums.Through()
+		for i := range endpoints {
+			paused.sums.Add(from+uint64(i)+1, now, streams.EndpointID{Capability: "report", App: fmt.Sprint(i)}, rollup.Entry{Requested: true})
+		}
+		add(other, from+20)
+		if err := other.store(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := paused.store(t.Context()); err == nil {
+			t.Errorf("a folder that was left behind stores %d endpoints", endpoints)
+		}
+	}
+	r := NewRollups(js, kv, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	o, err := r.Overview(ctx, now.Add(-time.Hour))
+	if err != nil || o.Total.Attempts != 40 || len(o.Endpoints) != 1 {
+		t.Errorf("%d attempts at %d endpoints, %v, want 40 at one", o.Total.Attempts, len(o.Endpoints), err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -197,7 +197,7 @@ func (b *bundle) searchedAll(n uint64) map[string][]streams.Attempt {
 	b.Helper()
 	found := map[string][]streams.Attempt{}
 	b.eventually("the delivery log", func() bool {
-		page, err := streams.NewAttemptLog(b.js).Search(b.ctx, streams.AttemptQuery{Limit: int(n) + 1}) //nolint:gosec // a few hundred
+		page, err := streams.NewAttemptLog(b.js).Search(b.ctx, streams.AttemptQuery{Limit: int(n) + 1})
 		b.must(err)
 		clear(found)
 		for _, a := range page.Attempts {
