@@ -23,6 +23,16 @@ type incoming struct {
 	header         nats.Header
 	payload        []byte
 	id             string // X-Request-ID
+	// orphan tells that another replica took it and fell silent. The app may
+	// have been asked, so it is not asked again; see standby.
+	orphan bool
+}
+
+func incomingCall(subject, reply string, header nats.Header, payload []byte, received time.Time) incoming {
+	return incoming{
+		received: received, subject: subject, reply: reply, header: header, payload: payload,
+		id: callID(header.Get(streams.HeaderMsgID)),
+	}
 }
 
 // call answers one call: it finds the endpoint, works out how long there is,
@@ -54,7 +64,11 @@ func (p *Pipeline) call(c incoming) (streams.EndpointID, streams.Reply) {
 			fmt.Sprintf("the webhook of %s for %s takes events only (\"async\": true); publish to events.%s.%s", id.App, id.Capability, id.Capability, id.App))
 	}
 	timeout := min(config.Timeout, patience)
-	ctx, cancel := context.WithDeadline(p.work, c.received.Add(timeout-wayBack(timeout)))
+	left := wayBack(timeout)
+	if c.orphan {
+		left /= 4 // it may have begun late
+	}
+	ctx, cancel := context.WithDeadline(p.work, c.received.Add(timeout-left))
 	defer cancel()
 	if ctx.Err() != nil {
 		return id, failure(dispatcher.ReasonTimeout, streams.CodeDeadlineExceeded,
@@ -63,14 +77,32 @@ func (p *Pipeline) call(c incoming) (streams.EndpointID, streams.Reply) {
 	return id, replyOf(p.ask(ctx, e, config, c))
 }
 
+// timeout returns how long there is for a call, as far as this replica knows.
+func (p *Pipeline) timeout(c incoming) time.Duration {
+	patience, err := parsePatience(c.header)
+	if err != nil {
+		patience = 0
+	}
+	if _, id, err := streams.ParseSubject(c.subject); err == nil {
+		if e := p.fleet.declared(id); e != nil {
+			return min(e.declared.Load().config.Timeout, patience)
+		}
+	}
+	return min(routePatience, patience)
+}
+
 // ask makes the call.
 func (p *Pipeline) ask(ctx context.Context, e *endpoint, config manifest.Endpoint, c incoming) dispatcher.Outcome {
+	refuse := e.refuses(time.Now())
+	if c.orphan {
+		refuse = dispatcher.ReasonLocal
+	}
 	return p.answer(ctx, dispatcher.Call{
 		Event: streams.Event{
 			ID: c.id, Origin: "call-" + nuid.Next(), EndpointID: e.id, Payload: c.payload, PublishedAt: c.received,
 			TraceParent: c.header.Get(streams.HeaderTraceParent), TraceState: c.header.Get(streams.HeaderTraceState),
 		},
-		Endpoint: config, Attempt: 1, Sync: true, Refuse: e.refuses(time.Now()),
+		Endpoint: config, Attempt: 1, Sync: true, Refuse: refuse,
 	})
 }
 
@@ -127,11 +159,11 @@ func parsePatience(h nats.Header) (time.Duration, error) {
 // below a millisecond, a busy machine some more until a goroutine runs.
 const (
 	leastWayBack = 2 * time.Millisecond
-	mostWayBack  = 40 * time.Millisecond
+	mostWayBack  = 80 * time.Millisecond
 )
 
 func wayBack(timeout time.Duration) time.Duration {
-	return min(max(timeout/50, leastWayBack), mostWayBack)
+	return min(max(timeout/25, leastWayBack), mostWayBack)
 }
 
 // replyOf turns an outcome into the reply, but for what the responder knows.

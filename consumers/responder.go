@@ -39,6 +39,8 @@ type responder struct {
 	p  *Pipeline
 	nc *nats.Conn
 
+	standby *standby
+
 	mu     sync.Mutex
 	inHand int
 	closed bool
@@ -54,6 +56,7 @@ func newResponder(p *Pipeline, nc *nats.Conn) *responder {
 	} {
 		r.bySource[s] = new(atomic.Uint64)
 	}
+	r.standby = newStandby(r)
 	return r
 }
 
@@ -81,6 +84,8 @@ func (r *responder) run(ctx context.Context, up func()) error {
 	if err != nil {
 		return errors.Join(err, service.Stop())
 	}
+	watching, drained := make(chan error, 1), make(chan struct{})
+	go func() { watching <- r.standby.run(ctx, drained) }()
 	up()
 	<-ctx.Done()
 	if err := service.Stop(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
@@ -88,7 +93,8 @@ func (r *responder) run(ctx context.Context, up func()) error {
 	}
 	_ = r.nc.FlushTimeout(time.Second) // a broker that is away sends no more calls either
 	r.drain()
-	return nil
+	close(drained)
+	return <-watching
 }
 
 // answerCalls runs the responder until ctx ends; up is called when calls are
@@ -126,11 +132,10 @@ func (r *responder) drain() {
 
 // take is micro's handler: it runs on the subscription's one goroutine.
 func (r *responder) take(req micro.Request) {
-	c := incoming{
-		received: time.Now(), subject: req.Subject(), reply: req.Reply(),
-		header: nats.Header(req.Headers()), payload: req.Data(),
+	c := incomingCall(req.Subject(), req.Reply(), nats.Header(req.Headers()), req.Data(), time.Now())
+	if c.reply != "" {
+		r.standby.taken(c)
 	}
-	c.id = callID(c.header.Get(streams.HeaderMsgID))
 	switch {
 	case c.reply == "":
 		// Nobody waits for the answer, so there is no call to make. An event
@@ -188,6 +193,7 @@ func (r *responder) answer(c incoming, id streams.EndpointID, reply streams.Repl
 	if err != nil {
 		r.p.log.Warn("a call's answer could not be sent", "endpoint", id.String(), "error", err)
 	}
+	r.standby.done(c)
 	r.bySource[reply.Source].Add(1)
 	if id = r.p.fleet.named(id); id.App == "" {
 		id.Capability = "" // a caller's word alone; unlike an event's, it needs no stream
@@ -206,8 +212,9 @@ func (r *responder) stats() any {
 	}
 	return struct {
 		InHand   int                       `json:"in_hand"`
+		Siblings int64                     `json:"siblings"` // replicas whose calls this one answers when they die
 		BySource map[streams.Source]uint64 `json:"by_source"`
-	}{inHand, sources}
+	}{inHand, r.standby.siblings.Load(), sources}
 }
 
 // versionPattern finds a semantic version's core at the start of ours, which

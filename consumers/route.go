@@ -30,7 +30,7 @@ func (p *Pipeline) unrouted(d *delivery) {
 // none. One that is stored and on its way here is waited for until the given
 // time.
 func (p *Pipeline) find(id streams.EndpointID, until time.Time) *endpoint {
-	if e := p.fleet.declared(id); e != nil || !p.stored(id) {
+	if e := p.fleet.declared(id); e != nil || !p.stored(id, until) {
 		return e
 	}
 	for time.Now().Before(until) && p.work.Err() == nil {
@@ -43,11 +43,12 @@ func (p *Pipeline) find(id streams.EndpointID, until time.Time) *endpoint {
 }
 
 // stored tells whether the bucket has a manifest that declares the endpoint.
-func (p *Pipeline) stored(id streams.EndpointID) bool {
+// One that doesn't say until then has none.
+func (p *Pipeline) stored(id streams.EndpointID, until time.Time) bool {
 	if !streams.ValidName(id.App) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(p.work, routePatience)
+	ctx, cancel := context.WithDeadline(p.work, until)
 	defer cancel()
 	m, _, err := p.cfg.Manifests.Get(ctx, id.App)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 var (
 	errDisabled = errors.New("the endpoint is disabled")
 	errPaused   = errors.New("the app has asked to be left alone for a while")
+	errTaken    = errors.New("the replica that had the call is gone, and may have asked the app")
 )
 
 // Refuse makes no request where the call says that none may be made: whoever
@@ -20,6 +21,8 @@ func Refuse() Stage {
 				return next(ctx, c)
 			case ReasonDisabled:
 				return Outcome{Verdict: Refused, Reason: c.Refuse, Err: errDisabled}
+			case ReasonLocal:
+				return Outcome{Verdict: Refused, Reason: c.Refuse, Err: errTaken}
 			default:
 				return Outcome{Verdict: Refused, Reason: c.Refuse, Err: errPaused}
 			}

@@ -119,6 +119,8 @@ type appView struct {
 	Events   []string `json:"events"`
 	Calls    []string `json:"calls"`
 	Revision uint64   `json:"revision"`
+	// Health is nil for an app that is not checked.
+	Health *streams.Health `json:"health"`
 	// Error says why the manifest can't be read. Empty: it can.
 	Error string `json:"error,omitempty"`
 }
@@ -139,26 +141,34 @@ func newAppsList(a *app, asJSON *bool) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printApps(apps, *asJSON)
+				health, err := c.healthByApp(ctx)
+				if err != nil {
+					return err
+				}
+				return a.printApps(apps, health, *asJSON)
 			})
 		},
 	}
 }
 
-func (a *app) printApps(apps []manifest.Stored, asJSON bool) error {
+func (a *app) printApps(apps []manifest.Stored, health map[string]streams.Health, asJSON bool) error {
 	views := make([]appView, len(apps))
 	rows := make([][]string, len(apps))
 	for i, s := range apps {
 		v := appView{AppID: s.App, Revision: s.Revision, Events: []string{}, Calls: []string{}}
+		state := "-"
+		if h, checked := health[s.App]; checked {
+			v.Health, state = &h, printable(string(h.State))
+		}
 		if s.Err != nil {
 			v.Error = oneLine(s.Err.Error())
-			rows[i] = []string{s.App, "-", clip("can't be read: "+v.Error, 60), "-", "-", strconv.FormatUint(s.Revision, 10)}
+			rows[i] = []string{s.App, "-", clip("can't be read: "+v.Error, 60), "-", "-", state, strconv.FormatUint(s.Revision, 10)}
 		} else {
 			v.Name, v.BaseURL = s.Manifest.Title(), s.Manifest.BaseURL
 			v.Events, v.Calls = capabilities(s.Manifest)
 			rows[i] = []string{
 				s.App, clip(v.Name, 30), clip(v.BaseURL, 60), dash(strings.Join(v.Events, ",")), dash(strings.Join(v.Calls, ",")),
-				strconv.FormatUint(s.Revision, 10),
+				state, strconv.FormatUint(s.Revision, 10),
 			}
 		}
 		views[i] = v
@@ -170,7 +180,7 @@ func (a *app) printApps(apps []manifest.Stored, asJSON bool) error {
 		a.notef("No apps yet; backstop apps apply FILE adds one.")
 		return nil
 	default:
-		return a.table([]string{"APP", "NAME", "BASE URL", "EVENTS", "CALLS", "REVISION"}, rows)
+		return a.table([]string{"APP", "NAME", "BASE URL", "EVENTS", "CALLS", "HEALTH", "REVISION"}, rows)
 	}
 }
 
@@ -178,6 +188,8 @@ func newAppsShow(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show APP",
 		Short: "Show an app's manifest, fit to be edited and applied again",
+		Long: `Show an app's manifest on standard output, fit to be edited and applied again, and
+on standard error how its health is, if it is checked.`,
 		Example: `  backstop apps show quiz
   backstop apps show quiz > quiz.json`,
 		Args: appArg,
@@ -191,8 +203,10 @@ func newAppsShow(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(a.out, "%s\n", text)
-				return err
+				if _, err := fmt.Fprintf(a.out, "%s\n", text); err != nil {
+					return err
+				}
+				return a.noteHealth(ctx, c, args[0])
 			})
 		},
 	}

@@ -101,15 +101,22 @@ func orNull(data []byte) []byte {
 	return data
 }
 
+// sourceNames say who answered a call.
+var sourceNames = map[streams.Source]string{
+	streams.SourceApp:     "Answered by the app",
+	streams.SourceCache:   "Answered by the cache",
+	streams.SourceDefault: "Answered by the platform's default",
+	streams.SourceQueued:  "Queued as an event",
+	streams.SourcePending: "Pending",
+	streams.SourceNone:    "Answered by nobody",
+}
+
 // sentence says who answered, why, and how long it took.
 func sentence(r streams.Reply) string {
-	who := map[streams.Source]string{
-		streams.SourceApp:     "Answered by the app",
-		streams.SourceCache:   "Answered by the cache, " + short(r.Age()) + " old",
-		streams.SourceDefault: "Answered by the platform's default",
-		streams.SourceQueued:  "Queued as an event",
-		streams.SourcePending: "Pending",
-	}[r.Source]
+	who := sourceNames[r.Source]
+	if r.Source == streams.SourceCache {
+		who += ", " + short(r.Age()) + " old"
+	}
 	if r.Reason != "" {
 		who += " (" + r.Reason + ")"
 	}

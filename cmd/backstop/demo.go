@@ -119,17 +119,26 @@ func (a *app) play(ctx context.Context, at running, apps []*demo.App) error {
 		return err
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	return a.traffic(ctx, js, apps)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.traffic(ctx, js, apps) })
+	for _, sample := range apps {
+		for _, call := range sample.Calls() {
+			group.Go(func() error { return a.ask(ctx, streams.NewCaller(nc), sample, call) })
+		}
+	}
+	return group.Wait()
 }
 
 const demoTips = `
-Five events a second go to each. Try, in another terminal:
+Five events a second go to each, and to some a call. Try, in another terminal:
 
   bin/backstop status                       what is going on
   bin/backstop breakers list                whose circuit is open
   bin/backstop dlq list                     what nobody could take
   bin/backstop dlq replay --app crashing    try those again
   bin/backstop publish analytics healthy '{"hello":"world"}'
+  bin/backstop call quizAnswer slow '{"quizId":"q1"}'    who answers, and how fast
+  bin/backstop pending list                 what waits for a person
   nats consumer info LANES analytics__crashing     a paused lane, by the nats CLI
 
 Ctrl-C stops it.
@@ -158,6 +167,47 @@ func (a *app) tellNotice(msg *nats.Msg) {
 	if json.Unmarshal(msg.Data, &n) == nil {
 		fmt.Fprintf(a.out, "%s  ! %-16s %s\n", n.Time.Local().Format(time.TimeOnly), n.Kind, n.Message)
 	}
+}
+
+// demoPatience is what a call of the demo waits: more than its webhook's timeout.
+const demoPatience = 3 * time.Second
+
+// ask makes a call to an app again and again, and tells whenever somebody else answers
+// than before, or for another reason.
+func (a *app) ask(ctx context.Context, caller *streams.Caller, sample *demo.App, call demo.Call) error {
+	to := streams.EndpointID{Capability: call.Capability, App: sample.Name}
+	again := time.NewTicker(call.Every)
+	defer again.Stop()
+	var last streams.Reply
+	for {
+		patience, cancel := context.WithTimeout(ctx, demoPatience)
+		began := time.Now()
+		reply, err := caller.Call(patience, to, "", []byte(call.Payload))
+		took := time.Since(began)
+		cancel()
+		if _, said := errors.AsType[*streams.CallError](err); err != nil && !said {
+			return err // also the end of ctx
+		}
+		if reply.Source != last.Source || reply.Reason != last.Reason {
+			fmt.Fprintf(a.out, "%s  ? call %s to %s, %.1f ms. %s\n", time.Now().Format(time.TimeOnly), to.Capability, to.App,
+				float64(took.Microseconds())/1000, demoAnswer(reply))
+		}
+		last = reply
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again.C:
+		}
+	}
+}
+
+// demoAnswer says who answered, why, and what.
+func demoAnswer(r streams.Reply) string {
+	s := sourceNames[r.Source]
+	if r.Reason != "" {
+		s += " (" + r.Reason + ")"
+	}
+	return s + " " + string(orNull(r.Data))
 }
 
 // traffic publishes five events a second to each app, and sums up every few seconds.

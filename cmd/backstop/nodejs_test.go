@@ -5,6 +5,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +57,56 @@ func TestE2ENodeClientOfThePage(t *testing.T) {
 		if err != nil || event.ID != want.id || string(event.Payload) != want.payload || event.App != "quiz" {
 			t.Errorf("stored was %s, %s for %s (%v); want %s, %s", event.ID, event.Payload, event.App, err, want.id, want.payload)
 		}
+	}
+}
+
+// The program on the page, against `serve` and an app.
+func TestE2ENodeProgramOfThePage(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	dir := nodeDir(t)
+	execute(ctx, t, dir, nil, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+
+	type visit struct{ path, id, body string }
+	visits := make(chan visit, 10)
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		visits <- visit{r.URL.Path, r.Header.Get("X-Request-Id"), string(body)}
+		_, _ = io.WriteString(w, `{"success":true,"data":{"correct":true}}`)
+	}))
+	t.Cleanup(app.Close)
+	t.Setenv("NATS_URL", "")
+	t.Setenv("BACKSTOP_DATA_DIR", t.TempDir())
+	t.Setenv("BACKSTOP_NATS_ADDR", freePort(t))
+	t.Setenv("BACKSTOP_HTTP_ADDR", "127.0.0.1:0")
+	t.Setenv("BACKSTOP_ALLOWED_NETWORKS", "127.0.0.0/8")
+	at := serveInTest(t)
+	root := newRoot(strings.NewReader(`{"appId":"quiz","name":"Quiz","baseUrl":"`+app.URL+`","webhooks":{
+		"analytics":{"path":"/analytics","async":true},"quizAnswer":{"path":"/answer"}}}`), t.Output(), t.Output())
+	root.SetArgs([]string{"apps", "apply", "-"})
+	if err := root.ExecuteContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	got := execute(ctx, t, dir, []string{"NATS_URL=" + at.NATS}, "node", "quiz.mjs")
+	want, err := os.ReadFile(filepath.Join(dir, "quiz.txt"))
+	if err != nil || got != string(want) {
+		t.Errorf("the program printed\n%swant\n%s(%v)", got, want, err)
+	}
+	seen := map[string]visit{}
+	for range 2 {
+		select {
+		case v := <-visits:
+			seen[v.path] = v
+		case <-ctx.Done():
+			t.Fatalf("the app was visited only so: %v", seen)
+		}
+	}
+	if v := seen["/analytics"]; v.id != "order-1042" || v.body != `{"event":"quiz_completed"}` {
+		t.Errorf("the event arrived as %+v", v)
+	}
+	if v := seen["/answer"]; v.body != `{"quizId":"q1","answer":"B"}` {
+		t.Errorf("the call arrived as %+v", v)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"backstop/cmd/backstop/admin"
+	"backstop/cmd/backstop/metrics"
 	"backstop/consumers"
 	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
@@ -68,7 +69,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	if err != nil {
 		return err
 	}
-	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, Log: log})
+	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, CountCallbacks: metrics.Callbacks(registry), Log: log})
 	if err != nil {
 		return err
 	}
@@ -79,6 +80,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	}
 	defer func() { b.close(log) }()
 	web.broker.Store(b)
+	metrics.Connection(registry, b.nc)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ops.Run(ctx) })
@@ -111,6 +113,7 @@ type pipeline struct {
 	attempts *consumers.AttemptLog
 	keyring  *secrets.Keyring
 	poster   *dispatcher.Poster
+	measure  func(context.Context) error // keeps the metrics that have to be asked for
 	broker   *broker
 	log      *slog.Logger
 
@@ -178,17 +181,26 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	if p.fallback, err = newFallback(ctx, b, log); err != nil {
 		return nil, err
 	}
-	metrics := newMetrics(registry, p.attempts)
 	record := p.attempts.Record
 	if cfg.withoutAttempts {
 		record = func(dispatcher.Call, dispatcher.Outcome) {}
 	}
+	counted := metrics.New(registry, metrics.Config{Endpoints: int(cfg.MetricsEndpoints), Version: buildVersion()})
+	metrics.AttemptLog(registry, p.attempts.Dropped)
+	metrics.Cache(registry, p.fallback.Cache.Stats)
+	p.fallback.Tried = counted.Fallback
+	if p.measure, err = b.measure(ctx, cfg, counted, registry, log); err != nil {
+		return nil, err
+	}
 	transitions := consumers.NewTransitions()
-	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
+	breakers, limits := breaker.NewSet(func(c breaker.Change) {
+		counted.BreakerChanged(c)
+		transitions.Push(c)
+	}), limit.NewSet()
 	p.events, err = consumers.New(ctx, consumers.Config{
 		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
-			dispatcher.Measure(metrics.dispatcher, record),
+			dispatcher.Measure(counted.Attempts, record),
 			dispatcher.Refuse(),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
@@ -202,12 +214,13 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		},
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
-		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: metrics,
+		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
+		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
 	})
 	if err != nil {
 		return nil, err
 	}
-	metrics.watch(registry, p.events)
+	metrics.Watchers(registry, p.events.RollupLag, p.events.AlertsActive)
 	return p, nil
 }
 
@@ -219,6 +232,7 @@ func (p *pipeline) run(ctx context.Context, opened, ready func()) error {
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, support := errgroup.WithContext(support)
 	group.Go(func() error { return p.attempts.Run(support) })
+	group.Go(func() error { return p.measure(support) })
 	group.Go(func() error { return p.fallback.Cache.Run(support) })
 	loaded := make(chan struct{})
 	group.Go(func() error { return p.keyring.Run(support, func() { close(loaded) }) })

@@ -22,8 +22,9 @@ func newStatusCommand(a *app) *cobra.Command {
 		Short: "Show how the apps do, backlog, lanes, breakers, dead letters, alerts",
 		Long: `Show how the pipeline does, as NATS tells it: for each capability what waits and
 how fast it is published and settled (delivered, parked in an own lane, or dead-lettered);
-the own lanes of endpoints in trouble; circuits that are not closed; dead letters; how
-each app's endpoints answered within the hour; what is the matter.
+the own lanes of endpoints in trouble; circuits that are not closed; apps that are
+unhealthy or degraded by their health checks; dead letters; how each endpoint answered
+within the hour; the alerts that are raised.
 
 With --watch, show it again and again until Ctrl-C; with --json one document a line.`,
 		Example: `  backstop status
@@ -62,9 +63,11 @@ type status struct {
 	Capabilities []capabilityStatus `json:"capabilities"`
 	Lanes        []laneStatus       `json:"lanes"`
 	Breakers     []streams.Gate     `json:"breakers"`
-	DeadLetters  deadLetterStatus   `json:"deadLetters"`
-	Endpoints    []endpointStatus   `json:"endpoints"`
-	Alerts       []streams.Alert    `json:"alerts"`
+	// UnhealthyApps are unhealthy or degraded.
+	UnhealthyApps []streams.Health `json:"unhealthyApps"`
+	DeadLetters   deadLetterStatus `json:"deadLetters"`
+	Endpoints     []endpointStatus `json:"endpoints"`
+	Alerts        []streams.Alert  `json:"alerts"`
 }
 
 // status asks NATS for everything, and measures rates for the interval.
@@ -78,6 +81,9 @@ func (c *client) status(ctx context.Context, interval time.Duration) (status, er
 		return s, err
 	}
 	if s.Breakers, err = c.listGates(ctx); err != nil {
+		return s, err
+	}
+	if s.UnhealthyApps, err = c.sickApps(ctx); err != nil {
 		return s, err
 	}
 	if s.Endpoints, err = c.endpointStatus(ctx, s.Time); err != nil {
@@ -107,6 +113,9 @@ func (a *app) printStatus(s status) error {
 	if len(s.Breakers) == 0 {
 		fmt.Fprintln(a.out, "All closed.")
 	} else if err := a.gateTable(s.Breakers); err != nil {
+		return err
+	}
+	if err := a.printSickApps(s); err != nil {
 		return err
 	}
 	if err := a.printDeadLetterStatus(s.DeadLetters); err != nil {

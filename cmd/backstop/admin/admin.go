@@ -18,8 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Config says what the server tells of. All fields but TLS, Token and Callbacks
-// are required.
+// Config says what the server tells of. All fields but TLS, Token, Callbacks
+// and CountCallbacks are required.
 type Config struct {
 	// Addr is "host:port".
 	Addr string
@@ -39,6 +39,9 @@ type Config struct {
 	// there is nothing yet, and the app is told to come again. They need no
 	// token but the one in their URL.
 	Callbacks func() *Callbacks
+	// CountCallbacks wraps the handler of callbacks to count what it answers.
+	// Nil counts nothing.
+	CountCallbacks func(http.Handler) http.Handler
 	// Log gets what goes wrong with serving.
 	Log *slog.Logger
 }
@@ -114,7 +117,11 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("GET /metrics", s.guarded(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	mux.Handle("GET /healthz", probe(s.cfg.Healthy))
 	mux.Handle("GET /readyz", probe(s.cfg.Ready))
-	mux.HandleFunc("/callbacks/{token...}", s.callbacks)
+	callbacks := http.Handler(http.HandlerFunc(s.callbacks))
+	if s.cfg.CountCallbacks != nil {
+		callbacks = s.cfg.CountCallbacks(callbacks)
+	}
+	mux.Handle("/callbacks/{token...}", callbacks)
 	return mux
 }
 

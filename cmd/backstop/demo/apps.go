@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +25,10 @@ type App struct {
 	// About says in a few words what it does.
 	About string
 
+	calls   []Call
 	delay   time.Duration
-	crashes func(n int64) bool
+	crashes bool
+	since   time.Time // of Run
 
 	secret   atomic.Pointer[string]
 	listener net.Listener
@@ -34,11 +37,12 @@ type App struct {
 	forged   atomic.Int64 // with a signature that isn't right
 }
 
-// The crashing app drops crashRun requests, takes as many times upRun, and so
-// on: its circuit opens after five, and the second probe closes it.
+// The crashing app works for a moment, so that there is something to cache, and
+// is down then for long enough that its circuit opens: every cycle again.
 const (
-	crashRun = 6
-	upRun    = 10
+	cycle    = 20 * time.Second
+	downFrom = 4 * time.Second
+	downTo   = 10 * time.Second
 )
 
 // rejectEvery is how often the crashing app, when it is up, says that it will
@@ -49,9 +53,12 @@ const rejectEvery = 20
 // them by ending the context of Run.
 func Apps(ctx context.Context) ([]*App, error) {
 	apps := []*App{
-		{Name: "healthy", About: "answers at once"},
-		{Name: "slow", About: "answers after 1.5 s", delay: 1500 * time.Millisecond},
-		{Name: "crashing", About: "drops the connection, for a while", crashes: func(n int64) bool { return n%(crashRun*(upRun+1)) < crashRun }},
+		{Name: "healthy", About: "answers at once", calls: []Call{quizAnswer}},
+		{Name: "slow", About: "answers after 1.5 s", calls: []Call{quizAnswer, registration}, delay: 1500 * time.Millisecond},
+		{
+			Name: "crashing", About: "drops the connection, for a while", calls: []Call{quizRules, winners},
+			crashes: true,
+		},
 	}
 	var lc net.ListenConfig
 	for _, a := range apps {
@@ -74,15 +81,23 @@ func (a *App) Counts() (seen, answered, forged int64) {
 
 // Manifest returns what the app declares.
 func (a *App) Manifest() []byte {
+	breaker := map[string]any{"failureThreshold": 5, "recoveryTimeout": 8000, "successThreshold": 2}
+	webhooks := map[string]any{
+		"analytics": map[string]any{
+			"path": "/webhooks/analytics", "async": true, "timeout": 3000, "breaker": breaker,
+			"retry": map[string]any{"maxAttempts": 3, "initialDelay": 500, "maxDelay": 5000},
+		},
+	}
+	for _, c := range a.calls {
+		webhook := map[string]any{"path": "/webhooks/" + c.Capability, "timeout": 1000, "breaker": breaker}
+		if c.fallback != nil { // or it is the capability's own
+			webhook["fallback"] = c.fallback
+		}
+		webhooks[c.Capability] = webhook
+	}
 	data, err := json.MarshalIndent(map[string]any{
 		"appId": a.Name, "name": "Sample app that " + a.About, "baseUrl": "http://" + a.listener.Addr().String(),
-		"webhooks": map[string]any{
-			"analytics": map[string]any{
-				"path": "/webhooks/analytics", "async": true, "timeout": 3000,
-				"retry":   map[string]any{"maxAttempts": 3, "initialDelay": 500, "maxDelay": 5000},
-				"breaker": map[string]any{"failureThreshold": 5, "recoveryTimeout": 8000, "successThreshold": 2},
-			},
-		},
+		"webhooks": webhooks,
 	}, "", "  ")
 	if err != nil {
 		panic(err) // strings and numbers
@@ -92,6 +107,7 @@ func (a *App) Manifest() []byte {
 
 // Run serves until ctx ends.
 func (a *App) Run(ctx context.Context) error {
+	a.since = time.Now()
 	srv := &http.Server{Handler: a, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
@@ -113,10 +129,11 @@ func (a *App) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, `{"success":false,"error":{"code":"BAD_SIGNATURE","message":"the signature is not right"}}`, http.StatusUnauthorized)
 		return
 	}
-	if a.crashes != nil && a.crashes(n) {
+	capability := path.Base(r.URL.Path)
+	if at := time.Since(a.since) % cycle; a.crashes && at >= downFrom && at < downTo {
 		panic(http.ErrAbortHandler) // drops the connection without a word in the log
 	}
-	if a.crashes != nil && n%rejectEvery == rejectEvery-1 {
+	if a.crashes && capability == "analytics" && n%rejectEvery == rejectEvery-1 {
 		http.Error(w, `{"success":false,"error":{"code":"UNKNOWN_QUIZ","message":"there is no such quiz"}}`, http.StatusUnprocessableEntity)
 		return
 	}
@@ -127,5 +144,5 @@ func (a *App) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	a.answered.Add(1)
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, `{"success":true}`)
+	_, _ = io.WriteString(w, answerTo(capability))
 }
