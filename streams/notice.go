@@ -22,10 +22,10 @@ const (
 	NoticeMisconfigured    NoticeKind = "misconfigured"
 	NoticeDeadLettered     NoticeKind = "dead_lettered"
 	NoticeCallbackMissing  NoticeKind = "callback_missing"
-	NoticeAlertRaised      NoticeKind = "alert_raised"
-	NoticeAlertCleared     NoticeKind = "alert_cleared"
 	NoticeAppUnhealthy     NoticeKind = "app_unhealthy"
 	NoticeAppHealthy       NoticeKind = "app_healthy"
+	NoticeAlertRaised      NoticeKind = "alert_raised"
+	NoticeAlertCleared     NoticeKind = "alert_cleared"
 	NoticeDiscarded        NoticeKind = "discarded"
 )
 

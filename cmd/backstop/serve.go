@@ -192,6 +192,10 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	if p.fallback, err = newFallback(ctx, b, log); err != nil {
 		return nil, err
 	}
+	record := p.attempts.Record
+	if cfg.withoutAttempts {
+		record = func(dispatcher.Call, dispatcher.Outcome) {}
+	}
 	counted := metrics.New(registry, metrics.Config{Endpoints: int(cfg.MetricsEndpoints), Version: buildVersion()})
 	metrics.AttemptLog(registry, p.attempts.Dropped)
 	metrics.Cache(registry, p.fallback.Cache.Stats)
@@ -207,7 +211,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	p.events, err = consumers.New(ctx, consumers.Config{
 		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
-			dispatcher.Measure(counted.Attempts, p.attempts.Record),
+			dispatcher.Measure(counted.Attempts, record),
 			dispatcher.Refuse(),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
@@ -224,7 +228,11 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
 		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
 	})
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	metrics.Watchers(registry, p.events.RollupLag, p.events.AlertsActive)
+	return p, nil
 }
 
 // backend is what the HTTP API works on.
@@ -234,7 +242,7 @@ func (p *pipeline) backend(cfg Config) *admin.Backend {
 			JetStream: p.broker.js, AllowedNetworks: cfg.AllowedNetworks, Log: p.log,
 			Warn: func(text string) { p.log.Warn("an operator's request is done, with a flaw", "what", text) },
 		}),
-		Defaults: cfg.manifestDefaults(),
+		Rollups: p.events.Rollups(), Defaults: cfg.manifestDefaults(),
 	}
 }
 

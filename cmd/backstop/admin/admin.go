@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"backstop/cmd/backstop/ops"
+	"backstop/consumers"
 	"backstop/streams/manifest"
 )
 
@@ -67,6 +68,8 @@ type Config struct {
 type Backend struct {
 	// Ops does what operators do.
 	Ops *ops.Ops
+	// Rollups are what came of attempts. Nil: the overview has no rates.
+	Rollups *consumers.Rollups
 	// Defaults hold where a manifest doesn't say.
 	Defaults manifest.Defaults
 }
