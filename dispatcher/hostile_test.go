@@ -135,7 +135,7 @@ func TestHostileReceivers(t *testing.T) {
 	const (
 		short  = 250 * time.Millisecond // for those who never end
 		long   = 20 * time.Second       // for those of whom something is seen, however busy the machine
-		margin = 750 * time.Millisecond // for two busy cores
+		margin = 3 * time.Second        // for two busy cores
 	)
 	timeout := verdict{Retry, Failure, ReasonTimeout, true, 0}
 	broken := verdict{Retry, Failure, ReasonConnection, true, 0}
