@@ -80,6 +80,7 @@ func (b *bundle) must(err error) {
 
 // pipeline is one running replica.
 type pipeline struct {
+	*consumers.Pipeline
 	stop func() error // ends Run and returns its error; may be called once more for nothing
 }
 
@@ -123,7 +124,7 @@ func (b *bundle) start(name string, change ...func(*consumers.Config)) *pipeline
 	case <-b.patience.Done():
 		b.Fatal("the pipeline did not get ready")
 	}
-	return &pipeline{stop: stop}
+	return &pipeline{Pipeline: p, stop: stop}
 }
 
 func (b *bundle) record(_ dispatcher.Call, out dispatcher.Outcome) {

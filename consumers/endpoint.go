@@ -27,6 +27,8 @@ type endpoint struct {
 	mu sync.Mutex
 	// gate is what the breakers bucket says; nil means nothing.
 	gate *streams.Gate
+	// lastTripped is when the bucket last said that the breaker is not closed.
+	lastTripped time.Time
 	// pausedUntil is until when the app asked to be left alone (429).
 	pausedUntil time.Time
 }
@@ -64,10 +66,28 @@ func (e *endpoint) wake() {
 	}
 }
 
-// setGate takes over what the breakers bucket says of the endpoint; nil means
-// that it has no entry (any more).
-func (e *endpoint) setGate(g *streams.Gate) {
+// tripped returns what the breakers bucket says of the endpoint, nil while its
+// breaker is closed, and when that was last seen to be otherwise: the zero time
+// for never.
+func (e *endpoint) tripped() (*streams.Gate, time.Time) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
+	if trips(e.gate) {
+		return e.gate, e.lastTripped
+	}
+	return nil, e.lastTripped
+}
+
+// trips tells whether a gate is that of a breaker which is not closed.
+func trips(g *streams.Gate) bool { return g != nil && g.State != streams.GateDisabled }
+
+// setGate takes over what the breakers bucket says of the endpoint, now; nil
+// means that it has no entry (any more).
+func (e *endpoint) setGate(g *streams.Gate, now time.Time) {
+	e.mu.Lock()
+	if trips(e.gate) || trips(g) {
+		e.lastTripped = now
+	}
 	e.gate = g
 	e.mu.Unlock()
 	if d := e.declared.Load(); d != nil {

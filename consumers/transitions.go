@@ -108,8 +108,11 @@ func (p *Pipeline) applyGate(id streams.EndpointID, g *streams.Gate) {
 	if wasDisabled && !e.disabled.Load() {
 		p.log.Info("endpoint enabled", "endpoint", id.String())
 	}
-	e.setGate(g)
+	e.setGate(g, p.cfg.Now())
 	p.health.gate(id, g)
+	if trips(g) {
+		p.alerting.soon()
+	}
 }
 
 // disable records that the app wants no more events (410). Other replicas

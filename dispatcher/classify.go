@@ -29,8 +29,8 @@ func (a answer) whole() bool {
 	return a.cut == nil || a.status < 200 || a.status > 299 || a.status == http.StatusAccepted
 }
 
-// maxLoggedBody is how much of a bad answer is kept for the delivery log.
-const maxLoggedBody = 256
+// MaxLoggedBody is how much of a bad answer is kept for the delivery log.
+const MaxLoggedBody = 256
 
 // classify says what an answer means: the table of the contract's section 6,
 // for events, and for calls if sync is true.
@@ -99,7 +99,7 @@ func logged(body []byte) []byte {
 	if len(body) == 0 {
 		return nil
 	}
-	return append([]byte(nil), body[:min(len(body), maxLoggedBody)]...)
+	return append([]byte(nil), body[:min(len(body), MaxLoggedBody)]...)
 }
 
 // StatusError says in words which status the app answered.

@@ -356,7 +356,7 @@ func TestHostileReceivers(t *testing.T) {
 					t.Errorf("took %v with a timeout of %v", took, patience)
 				}
 				expectVerdict(t, out, want)
-				if len(out.Body) > maxLoggedBody {
+				if len(out.Body) > MaxLoggedBody {
 					t.Errorf("%d bytes of body", len(out.Body))
 				}
 			})

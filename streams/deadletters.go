@@ -55,76 +55,51 @@ func (f Filter) Match(d DeadLetter) bool {
 	return len(f.IDs) == 0 || slices.Contains(f.IDs, d.ID)
 }
 
-// What Select reads at once, and how long its consumer outlives it if the
-// process dies.
-const (
-	readBatch   = 256
-	readLinger  = time.Minute
-	readTimeout = 10 * time.Second
-)
-
 // Select yields the dead letters that the filter matches, oldest first, up to
 // the last one that was stored when it began. An error ends it.
 func (s *DeadLetters) Select(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
-		if err := s.each(ctx, f, func(d DeadLetter) bool { return yield(d, nil) }); err != nil {
+		all := scan{stream: DeadLetterStream, subject: f.subject()}
+		err := all.forward(ctx, s.js, func(m stored) (bool, error) {
+			d, err := DecodeDeadLetter(m.Subject(), m.Headers(), m.Data(), m.sequence)
+			if err != nil {
+				return false, err
+			}
+			return !f.Match(d) || yield(d, nil), nil
+		})
+		if err != nil {
 			yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
 		}
 	}
 }
 
-func (s *DeadLetters) each(ctx context.Context, f Filter, visit func(DeadLetter) bool) error {
+// mostCounted is up to how many subjects of DLQ are counted one by one:
+// publishers can make as many as they like, with names of apps that there
+// aren't.
+const mostCounted = 20_000
+
+// Counts returns how many dead letters there are, and how many of them each
+// endpoint has; those of broadcasts that no app could receive are under an
+// empty App. With more than 20,000 endpoints the total is all it tells.
+func (s *DeadLetters) Counts(ctx context.Context) (total uint64, each map[EndpointID]uint64, err error) {
 	stream, err := s.js.Stream(ctx, DeadLetterStream)
 	if err != nil {
-		return err
+		return 0, nil, fmt.Errorf("count dead letters: %w", err)
 	}
-	last := stream.CachedInfo().State.LastSeq
-	cons, err := s.js.CreateConsumer(ctx, DeadLetterStream, jetstream.ConsumerConfig{
-		FilterSubject: f.subject(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readLinger,
-	})
+	if state := stream.CachedInfo().State; state.NumSubjects > mostCounted {
+		return state.Msgs, nil, nil
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
 	if err != nil {
-		return err
+		return 0, nil, fmt.Errorf("count dead letters: %w", err)
 	}
-	// A stream may have 1,000 consumers, and the server keeps an inactive one
-	// for as long as it was told.
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-		defer cancel()
-		_ = s.js.DeleteConsumer(ctx, DeadLetterStream, cons.CachedInfo().Name)
-	}()
-	for ctx.Err() == nil {
-		more, err := readSome(cons, last, f, visit)
-		if !more || err != nil {
-			return err
+	each = make(map[EndpointID]uint64, len(info.State.Subjects))
+	for subject, n := range info.State.Subjects {
+		if _, id, err := ParseSubject(subject); err == nil {
+			each[id] += n
 		}
 	}
-	return ctx.Err()
-}
-
-// readSome visits what the consumer has now; more is false when that was all.
-func readSome(cons jetstream.Consumer, last uint64, f Filter, visit func(DeadLetter) bool) (more bool, err error) {
-	batch, err := cons.FetchNoWait(readBatch)
-	if err != nil {
-		return false, err
-	}
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return false, err
-		}
-		if meta.Sequence.Stream > last {
-			return false, nil
-		}
-		d, err := DecodeDeadLetter(msg.Subject(), msg.Headers(), msg.Data(), meta.Sequence.Stream)
-		if err != nil {
-			return false, err
-		}
-		if f.Match(d) && !visit(d) {
-			return false, nil
-		}
-		more = true
-	}
-	return more, batch.Error()
+	return info.State.Msgs, each, nil
 }
 
 // Store writes a dead letter and waits until the broker has it. Writing one

@@ -62,8 +62,8 @@ func (s *Gates) Set(ctx context.Context, g Gate) error {
 	return err
 }
 
-// errKept says that a gate was left as it is.
-var errKept = errors.New("the gate was left as it is")
+// errKept says that an entry was left as it is.
+var errKept = errors.New("the entry was left as it is")
 
 // SetUnless records the gate unless the endpoint has one now for which keep
 // answers true: a trip must not overwrite what an operator decided. It reports

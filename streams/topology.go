@@ -279,6 +279,7 @@ func (t *Topology) streams() []jetstream.StreamConfig {
 			Discard:     jetstream.DiscardOld,
 			MaxAge:      7 * 24 * time.Hour,
 			MaxBytes:    t.share(128, 8<<20, 256<<20),
+			Duplicates:  laneDuplicates, // for the same reason: an alert is announced once
 			AllowDirect: true,
 		},
 		{
@@ -291,6 +292,7 @@ func (t *Topology) streams() []jetstream.StreamConfig {
 			AllowDirect: true,
 			PersistMode: t.relaxed(),
 		},
+		t.rollups(),
 		{
 			Name:        AdvisoryStream,
 			Description: "The broker's word that it gave up on a message (max-deliver)",
@@ -322,6 +324,29 @@ func (t *Topology) cacheStream() jetstream.StreamConfig {
 	}
 }
 
+// rollups is the bucket of that name, made as a stream: what is folded of the
+// delivery log is stored in atomic batches, and when it has no more room the
+// oldest minutes make some.
+func (t *Topology) rollups() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:               "KV_" + RollupsBucket,
+		Description:        "Attempts by minute and endpoint, folded from ATTEMPTS: <minute>.<part>",
+		Subjects:           []string{"$KV." + RollupsBucket + ".>"},
+		MaxMsgsPerSubject:  1,
+		Discard:            jetstream.DiscardOld,
+		MaxAge:             RollupsKept + time.Hour,
+		MaxBytes:           t.share(64, 16<<20, 128<<20),
+		Compression:        jetstream.S2Compression,
+		AllowRollup:        true,
+		AllowAtomicPublish: true,
+		// No direct access: whoever goes on folding must not go on from a
+		// replica that is behind.
+	}
+}
+
+// RollupsKept is for how long attempts are kept by the minute.
+const RollupsKept = 24 * time.Hour
+
 func (t *Topology) buckets() []jetstream.KeyValueConfig {
 	bucket := func(name, description string) jetstream.KeyValueConfig {
 		return jetstream.KeyValueConfig{Bucket: name, Description: description, Replicas: t.set.Replicas, History: 1}
@@ -340,6 +365,7 @@ func (t *Topology) buckets() []jetstream.KeyValueConfig {
 		bucket(PendingBucket, "Calls that wait for a person (backstop pending)"),
 		callbacks,
 		bucket(HealthBucket, "Health of each app: state, since when, and the last check"),
+		bucket(AlertsBucket, "What is the matter now: <rule>[.<capability>.<app>] → alert (backstop alerts)"),
 		leases,
 	}
 }

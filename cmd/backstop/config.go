@@ -84,6 +84,10 @@ type Config struct {
 
 	LogLevel  logLevel  `envconfig:"BACKSTOP_LOG_LEVEL" desc:"debug, info, warn or error"`
 	LogFormat logFormat `envconfig:"BACKSTOP_LOG_FORMAT" desc:"text, or json for machines"`
+
+	// withoutAttempts keeps no delivery log. No setting: bench measures by it
+	// what the log costs.
+	withoutAttempts bool
 }
 
 // defaultConfig returns the settings of an empty environment, but for those

@@ -42,6 +42,10 @@ func TestScripts(t *testing.T) {
 			"lane":       cmdLane,
 			"notices":    cmdNotices,
 			"pend":       cmdPend,
+			"attempt":    cmdAttempt,
+			"alert":      cmdAlert,
+			"notice":     cmdNotice,
+			"rollup":     cmdRollup,
 		},
 	})
 }

@@ -181,6 +181,10 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	if p.fallback, err = newFallback(ctx, b, log); err != nil {
 		return nil, err
 	}
+	record := p.attempts.Record
+	if cfg.withoutAttempts {
+		record = func(dispatcher.Call, dispatcher.Outcome) {}
+	}
 	counted := metrics.New(registry, metrics.Config{Endpoints: int(cfg.MetricsEndpoints), Version: buildVersion()})
 	metrics.AttemptLog(registry, p.attempts.Dropped)
 	metrics.Cache(registry, p.fallback.Cache.Stats)
@@ -196,7 +200,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	p.events, err = consumers.New(ctx, consumers.Config{
 		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
-			dispatcher.Measure(counted.Attempts, p.attempts.Record),
+			dispatcher.Measure(counted.Attempts, record),
 			dispatcher.Refuse(),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
@@ -213,7 +217,11 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
 		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
 	})
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	metrics.Watchers(registry, p.events.RollupLag, p.events.AlertsActive)
+	return p, nil
 }
 
 // run consumes until ctx ends and everything in flight is settled, and then

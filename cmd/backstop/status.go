@@ -14,18 +14,22 @@ import (
 
 func newStatusCommand(a *app) *cobra.Command {
 	var (
-		interval time.Duration
-		asJSON   bool
+		interval      time.Duration
+		asJSON, watch bool
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show backlog, lanes, breakers, unhealthy apps, dead letters and rates",
+		Short: "Show how the apps do, backlog, lanes, breakers, dead letters, alerts",
 		Long: `Show how the pipeline does, as NATS tells it: for each capability what waits and
 how fast it is published and settled (delivered, parked in an own lane, or dead-lettered);
 the own lanes of endpoints in trouble; circuits that are not closed; apps that are
-unhealthy or degraded by their health checks; dead letters.`,
+unhealthy or degraded by their health checks; dead letters; how each endpoint answered
+within the hour; the alerts that are raised.
+
+With --watch, show it again and again until Ctrl-C; with --json one document a line.`,
 		Example: `  backstop status
   backstop status --interval 10s
+  backstop status --watch
   backstop status --json --interval 0`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -33,6 +37,9 @@ unhealthy or degraded by their health checks; dead letters.`,
 				return usageErrorf("--interval %s: want 0, which measures no rates, or more", interval)
 			}
 			return a.withClient(cmd, func(ctx context.Context, c *client) error {
+				if watch {
+					return a.watchStatus(ctx, c, interval, asJSON)
+				}
 				s, err := c.status(ctx, interval)
 				if err != nil {
 					return err
@@ -45,6 +52,7 @@ unhealthy or degraded by their health checks; dead letters.`,
 		},
 	}
 	cmd.Flags().DurationVar(&interval, "interval", time.Second, "how long to measure the rates; 0 for none")
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again, until Ctrl-C")
 	addJSON(cmd.Flags(), &asJSON)
 	return cmd
 }
@@ -58,6 +66,8 @@ type status struct {
 	// UnhealthyApps are unhealthy or degraded.
 	UnhealthyApps []streams.Health `json:"unhealthyApps"`
 	DeadLetters   deadLetterStatus `json:"deadLetters"`
+	Endpoints     []endpointStatus `json:"endpoints"`
+	Alerts        []streams.Alert  `json:"alerts"`
 }
 
 // status asks NATS for everything, and measures rates for the interval.
@@ -74,6 +84,12 @@ func (c *client) status(ctx context.Context, interval time.Duration) (status, er
 		return s, err
 	}
 	if s.UnhealthyApps, err = c.sickApps(ctx); err != nil {
+		return s, err
+	}
+	if s.Endpoints, err = c.endpointStatus(ctx, s.Time); err != nil {
+		return s, err
+	}
+	if s.Alerts, err = c.listAlerts(ctx); err != nil {
 		return s, err
 	}
 	s.Capabilities, err = c.capabilityStatus(ctx, interval)
@@ -102,7 +118,25 @@ func (a *app) printStatus(s status) error {
 	if err := a.printSickApps(s); err != nil {
 		return err
 	}
-	return a.printDeadLetterStatus(s.DeadLetters)
+	if err := a.printDeadLetterStatus(s.DeadLetters); err != nil {
+		return err
+	}
+	if err := a.printEndpoints(s.Endpoints); err != nil {
+		return err
+	}
+	a.printAlerts(s)
+	return nil
+}
+
+// printAlerts prints a line for each alert, and nothing when there are none.
+func (a *app) printAlerts(s status) {
+	if len(s.Alerts) == 0 {
+		return
+	}
+	a.section("Alerts")
+	for _, alert := range s.Alerts {
+		fmt.Fprintf(a.out, "%s for %s: %s\n", alert.Rule, ago(s.Time, alert.Since), clip(alert.Message, 160))
+	}
 }
 
 // section starts a part of the overview.

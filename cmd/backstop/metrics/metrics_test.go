@@ -61,6 +61,7 @@ func everything(t *testing.T) *prometheus.Registry {
 	broker.refresh(t.Context())
 	Connection(registry, natstest.Start(t).Conn())
 	AttemptLog(registry, func() uint64 { return 0 })
+	Watchers(registry, func() time.Duration { return 0 }, func() int { return 0 })
 	return registry
 }
 
