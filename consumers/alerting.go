@@ -159,7 +159,7 @@ func (a *alerting) facts(ctx context.Context) (alerts.Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	f.DeadLetters, err = a.p.letters.Counts(ctx)
+	f.DeadLetters, f.DeadLettersAt, err = a.p.letters.Counts(ctx)
 	return f, err
 }
 

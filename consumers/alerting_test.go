@@ -59,8 +59,8 @@ func (b *bundle) awaitAlert(key streams.AlertKey, raised bool) {
 	})
 }
 
-// notices counts the notices of an alert by kind.
-func (b *bundle) notices(key streams.AlertKey) map[streams.NoticeKind]int {
+// announcedAs counts the notices of an alert by kind.
+func (b *bundle) announcedAs(key streams.AlertKey) map[streams.NoticeKind]int {
 	b.Helper()
 	counts := make(map[streams.NoticeKind]int)
 	for n, err := range streams.NewNoticeLog(b.js).Select(b.ctx, streams.NoticeFilter{}) {
@@ -75,8 +75,8 @@ func (b *bundle) notices(key streams.AlertKey) map[streams.NoticeKind]int {
 func (b *bundle) awaitCleared(key streams.AlertKey) {
 	b.Helper()
 	b.awaitAlert(key, false)
-	b.eventually("the notice of "+key.String(), func() bool { return b.notices(key)[streams.NoticeAlertCleared] > 0 })
-	n := b.notices(key)
+	b.eventually("the notice of "+key.String(), func() bool { return b.announcedAs(key)[streams.NoticeAlertCleared] > 0 })
+	n := b.announcedAs(key)
 	if n[streams.NoticeAlertRaised] != 1 || n[streams.NoticeAlertCleared] != 1 {
 		b.Errorf("notices of %s: %v, want it raised and cleared once each", key, n)
 	}
@@ -126,7 +126,7 @@ func TestAlertsAreRaisedAndClearedOnce(t *testing.T) {
 	p = b.start("r2", b.logged(), alerting(c))
 	b.eventually("the other replica to evaluate", func() bool { return p.AlertsActive() >= len(all) })
 	for _, key := range all {
-		if n := b.notices(key); n[streams.NoticeAlertRaised] != 1 || len(n) != 1 {
+		if n := b.announcedAs(key); n[streams.NoticeAlertRaised] != 1 || len(n) != 1 {
 			t.Errorf("notices of %s after a takeover: %v, want it raised once", key, n)
 		}
 	}
@@ -173,7 +173,7 @@ func TestAlertsAreAnnouncedAfterACrash(t *testing.T) {
 	b.start("r1", alerting(&clock{}))
 	b.awaitCleared(letters.AlertKey) // there are none
 	b.awaitAlert(gone.AlertKey, false)
-	b.eventually("the notice", func() bool { return b.notices(gone.AlertKey)[streams.NoticeAlertCleared] == 1 })
+	b.eventually("the notice", func() bool { return b.announcedAs(gone.AlertKey)[streams.NoticeAlertCleared] == 1 })
 }
 
 // An app that declares platformNotice gets notices as events, and none about

@@ -143,7 +143,10 @@ func (b *bundle) apply(app, url string, webhook map[string]any, capabilities ...
 		maps.Copy(hook, webhook)
 		hooks[c] = hook
 	}
-	data, err := json.Marshal(map[string]any{"appId": app, "name": app, "baseUrl": url, "webhooks": hooks})
+	data, err := json.Marshal(map[string]any{
+		"appId": app, "name": app, "baseUrl": url, "webhooks": hooks,
+		"health": map[string]any{"path": "/health"}, "metrics": map[string]any{"path": "/metrics"},
+	})
 	b.must(err)
 	m, err := manifest.Parse(data, manifest.Options{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	b.must(err)

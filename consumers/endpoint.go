@@ -90,10 +90,25 @@ func (e *endpoint) setGate(g *streams.Gate, now time.Time) {
 	}
 	e.gate = g
 	e.mu.Unlock()
-	if d := e.declared.Load(); g == nil && d != nil {
-		d.breaker.Reset(breaker.CauseRemote)
+	if d := e.declared.Load(); d != nil {
+		switch {
+		case g == nil:
+			d.breaker.Reset(breaker.CauseRemote)
+		case g.State == streams.GateHalfOpen:
+			endWait(d.breaker)
+		}
 	}
 	e.applyGate()
+}
+
+// endWait lets probes through a breaker that would have stayed open for a
+// while. Done when the bucket tells, and not with every applyGate: a breaker
+// that opens again after it has to stay so.
+func endWait(b *breaker.Breaker) {
+	now := time.Now()
+	if state, until := b.State(); state == breaker.Open && until.After(now) {
+		b.Trip(now, breaker.CauseRemote)
+	}
 }
 
 // applyGate trips the breaker if the bucket says so. An endpoint that is not
@@ -114,6 +129,10 @@ func (e *endpoint) applyGate() {
 	case streams.GateOpen:
 		if state == breaker.Closed {
 			d.breaker.Trip(e.gate.Until, breaker.CauseRemote)
+		}
+	case streams.GateHalfOpen:
+		if state == breaker.Closed { // as in a process that has just started
+			d.breaker.Trip(time.Now(), breaker.CauseRemote)
 		}
 	}
 }

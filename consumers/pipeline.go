@@ -66,6 +66,8 @@ type Config struct {
 	Drain time.Duration
 	// Observer counts what happens. Nil counts nothing.
 	Observer Observer
+	// Health says how apps' health is checked. Its zero value checks nothing.
+	Health HealthConfig
 	// Now is the time that alerts go by. Defaults to time.Now.
 	Now func() time.Time
 	// AlertEvery is how often alerts are evaluated. Defaults to 10 s.
@@ -113,6 +115,7 @@ type Pipeline struct {
 	folder       *folder
 	rollups      *Rollups
 	alerting     *alerting
+	health       *healthChecks
 
 	// work outlives the context of Run: attempts in flight are finished and
 	// settled after pulling has stopped.
@@ -141,6 +144,10 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 		return nil, err
 	}
 	leases, err := cfg.JetStream.KeyValue(ctx, streams.LeasesBucket)
+	if err != nil {
+		return nil, err
+	}
+	healths, err := cfg.JetStream.KeyValue(ctx, streams.HealthBucket)
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +183,7 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	p.fleet = newFleet(cfg, p.attempt, &p.busy)
 	p.capabilities = newCapabilities(p)
 	p.lanes = newLanes(p)
+	p.health = newHealthChecks(p, cfg.Health, streams.NewHealths(healths))
 	p.spiller = newSpiller(func(e *endpoint, d *delivery) { p.aside(func() { p.park(e, d) }) })
 	return p, nil
 }
@@ -228,6 +236,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() {
 			withLease(ctx, p.leases, "trimmer", p.cfg.Replica, (&trimmer{p: p}).run)
 		})
+		if p.cfg.Health.Interval > 0 {
+			pull.Go(func() { withLease(ctx, p.leases, "health", p.cfg.Replica, p.health.run) })
+		}
 		pull.Go(func() {
 			withLease(ctx, p.leases, "callbacks", p.cfg.Replica, (&awaiting{p: p}).run)
 		})

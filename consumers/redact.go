@@ -2,6 +2,7 @@ package consumers
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -15,7 +16,7 @@ const redacted = "[redacted]"
 // day and read by many. Better one word too many than one secret.
 var (
 	// Signing secrets, ours among them.
-	secretWord = regexp.MustCompile(`whsec_[A-Za-z0-9+/=_-]+`)
+	secretWord = regexp.MustCompile(`(?i)whsec_[A-Za-z0-9+/=_-]+`)
 	// What follows the name of a header or member that holds a credential, and
 	// the schemes of Authorization wherever they are.
 	secretMember = regexp.MustCompile(`(?i)((?:authorization|cookie|x-api-key|api[_-]?key|access[_-]?token|refresh[_-]?token|id[_-]?token|token|secret|client[_-]?secret|password|passwd|pwd|session(?:[_-]?id)?)["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|(?:(?:bearer|basic|digest)\s+)?[^\s,;&}\]]+)`)
@@ -43,17 +44,53 @@ func redact(text string) string {
 		}
 		return r
 	}, text)
-	text = secretWord.ReplaceAllString(text, redacted)
-	text = secretMember.ReplaceAllString(text, "${1}"+redacted)
-	text = secretScheme.ReplaceAllString(text, "${1} "+redacted)
-	text = emailAddress.ReplaceAllString(text, redacted)
-	text = secretRun.ReplaceAllStringFunc(text, func(run string) string {
-		if isWord(run) {
-			return run
-		}
-		return redacted
-	})
+	// An expression takes 20 µs where a look for what it needs takes one.
+	lower := strings.ToLower(text)
+	if strings.Contains(lower, "whsec_") {
+		text = secretWord.ReplaceAllString(text, redacted)
+	}
+	if containsAny(lower, "authorization", "cookie", "key", "token", "secret", "pass", "pwd", "session") {
+		text = secretMember.ReplaceAllString(text, "${1}"+redacted)
+	}
+	if containsAny(lower, "bearer", "basic") {
+		text = secretScheme.ReplaceAllString(text, "${1} "+redacted)
+	}
+	if strings.Contains(text, "@") {
+		text = emailAddress.ReplaceAllString(text, redacted)
+	}
+	if hasRun(text, shortestRun) {
+		text = secretRun.ReplaceAllStringFunc(text, func(run string) string {
+			if isWord(run) {
+				return run
+			}
+			return redacted
+		})
+	}
 	return strings.TrimSpace(text)
+}
+
+func containsAny(text string, words ...string) bool {
+	return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
+}
+
+// shortestRun is from how many characters on base64 or hex is taken for a
+// secret; see secretRun.
+const shortestRun = 20
+
+// hasRun tells whether the text has n characters of base64 or hex in a row.
+func hasRun(text string, n int) bool {
+	run := 0
+	for i := range len(text) {
+		c := text[i]
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("+/_=-", c) >= 0 {
+			if run++; run >= n {
+				return true
+			}
+		} else {
+			run = 0
+		}
+	}
+	return false
 }
 
 // isWord tells a long word, or words joined by underscores, from a token: it

@@ -81,14 +81,18 @@ func (r *Rollups) take(c bucket.Change) {
 func (r *Rollups) forgetOld(ctx context.Context) {
 	for ctx.Err() == nil {
 		sleep(ctx, forgetEvery)
-		oldest := time.Now().Add(time.Minute - streams.RollupsKept)
-		if first, err := r.oldest(ctx); err == nil && first.After(oldest) {
-			oldest = first
-		}
-		r.mu.Lock()
-		r.window.Expire(oldest)
-		r.mu.Unlock()
+		r.forget(ctx)
 	}
+}
+
+func (r *Rollups) forget(ctx context.Context) {
+	oldest := time.Now().Add(time.Minute - streams.RollupsKept)
+	if first, err := r.oldest(ctx); err == nil && first.After(oldest) {
+		oldest = first
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.window.Expire(oldest)
 }
 
 // oldest returns the first minute that the bucket still has.

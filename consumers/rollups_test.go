@@ -77,6 +77,12 @@ func TestRollupsAgreeWithTheReceivers(t *testing.T) {
 	}
 	b.settled()
 	truth := uint64(len(good.received()) + len(flaky.received()))
+	logged := b.searchedAll(truth)
+	for id, n := range flaky.byID() {
+		if of := logged[id]; len(of) != n || !of[0].Success || n > 1 && (of[1].Success || of[1].Status != 500 || of[1].Attempt != n-1) {
+			t.Errorf("the log has %+v of %s, which was received %d times", of, id, n)
+		}
+	}
 	check := func(p *pipeline) {
 		t.Helper()
 		o := b.overview(p, "the overview", attempts(truth))
@@ -91,6 +97,13 @@ func TestRollupsAgreeWithTheReceivers(t *testing.T) {
 		if len(o.Apps) != 2 || o.Apps[1].App != "good" || o.Apps[1].Attempts != 120 || len(o.Endpoints) != 3 {
 			t.Errorf("apps %+v", o.Apps)
 		}
+		var durations []float64
+		for _, of := range logged {
+			for _, a := range of {
+				durations = append(durations, a.DurationMs)
+			}
+		}
+		samePercentiles(t, o.Total, durations)
 		points, err := p.Rollups().Series(b.ctx, endpoint("", "good"), time.Now().Add(-59*time.Minute), time.Now(), time.Minute)
 		b.must(err)
 		var sum uint64
@@ -163,13 +176,39 @@ func TestRollupsAreExactAcrossTakeovers(t *testing.T) {
 	if o.Total.Attempts != rounds*each || len(o.Endpoints) != 300 {
 		t.Errorf("%d attempts at %d endpoints, want %d at 300", o.Total.Attempts, len(o.Endpoints), rounds*each)
 	}
+	samePercentiles(t, o.Total, durations)
+}
+
+// samePercentiles holds percentiles against the durations themselves.
+func samePercentiles(t *testing.T, got rollup.Stats, durations []float64) {
+	t.Helper()
 	slices.Sort(durations)
-	for share, got := range map[float64]float64{0.5: o.Total.P50Ms, 0.95: o.Total.P95Ms, 0.99: o.Total.P99Ms} {
+	for share, got := range map[float64]float64{0.5: got.P50Ms, 0.95: got.P95Ms, 0.99: got.P99Ms} {
 		want := durations[int(share*float64(len(durations)-1))]
 		if math.Abs(got-want) > rollup.Accuracy*want+1e-9 {
 			t.Errorf("p%v is %v, want %v within 1%%", share*100, got, want)
 		}
 	}
+}
+
+// searchedAll waits until the log has that many attempts, and returns them by
+// id, the last one first.
+func (b *bundle) searchedAll(n uint64) map[string][]streams.Attempt {
+	b.Helper()
+	found := map[string][]streams.Attempt{}
+	b.eventually("the delivery log", func() bool {
+		page, err := streams.NewAttemptLog(b.js).Search(b.ctx, streams.AttemptQuery{Limit: int(n) + 1})
+		b.must(err)
+		clear(found)
+		for _, a := range page.Attempts {
+			found[a.ID] = append(found[a.ID], a)
+		}
+		return uint64(len(page.Attempts)) >= n
+	})
+	for _, of := range found { // of two replicas, the later attempt may be logged first
+		slices.SortFunc(of, func(x, y streams.Attempt) int { return y.Attempt - x.Attempt })
+	}
+	return found
 }
 
 // What somebody did to the streams by hand stops nothing.

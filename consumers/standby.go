@@ -22,8 +22,10 @@ const (
 )
 
 const (
-	// beat is how often a replica says that it is there.
-	beat = 100 * time.Millisecond
+	// beat is how often a replica says that it is there, and loneBeat how often
+	// one that hears no other: an idle process should cost nothing.
+	beat     = 100 * time.Millisecond
+	loneBeat = time.Second
 	// A replica is gone when it has been silent for half of the time that one
 	// of its calls still has, within these bounds: a machine that is busy
 	// elsewhere may skip some beats, and a call that is nearly due can't wait.
@@ -54,11 +56,18 @@ type standby struct {
 	in    chan *nats.Msg
 	along []*nats.Subscription // what is read along; none while alone
 
-	heard map[string]time.Time // replica → last beat, our own as well
-	calls map[string]*watched  // by reply subject
+	heard map[string]presence // by replica, our own as well
+	calls map[string]*watched // by reply subject
 	due   dueCalls
 
+	others   atomic.Bool  // somebody else is heard
 	siblings atomic.Int64 // whose calls are watched
+}
+
+// presence is what is heard of a replica.
+type presence struct {
+	last   time.Time
+	steady bool // it beats as one does that has heard another
 }
 
 // watched is a call that came to all replicas.
@@ -73,7 +82,7 @@ type watched struct {
 func newStandby(r *responder) *standby {
 	return &standby{
 		r: r, name: r.p.cfg.Replica, in: make(chan *nats.Msg, standbyBacklog),
-		heard: make(map[string]time.Time), calls: make(map[string]*watched),
+		heard: make(map[string]presence), calls: make(map[string]*watched),
 	}
 }
 
@@ -94,7 +103,7 @@ func (s *standby) run(ctx context.Context, drained <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	lost := s.r.nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED)
+	lost := s.r.nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
 	var beating sync.WaitGroup
 	beating.Go(func() { s.beat(drained) })
 	defer func() {
@@ -103,7 +112,7 @@ func (s *standby) run(ctx context.Context, drained <-chan struct{}) error {
 		s.leave()
 		beating.Wait()
 	}()
-	look := time.NewTicker(beat)
+	look := time.NewTimer(beat)
 	defer look.Stop()
 	late := time.NewTimer(time.Hour)
 	defer late.Stop()
@@ -117,6 +126,7 @@ func (s *standby) run(ctx context.Context, drained <-chan struct{}) error {
 			s.read(msg, time.Now())
 		case now := <-look.C:
 			s.look(now)
+			look.Reset(s.pace())
 		case now := <-late.C:
 			s.answerLate(now)
 		}
@@ -128,22 +138,34 @@ func (s *standby) run(ctx context.Context, drained <-chan struct{}) error {
 
 // beat says that this replica is there.
 func (s *standby) beat(until <-chan struct{}) {
-	t := time.NewTicker(beat)
+	t := time.NewTimer(0)
 	defer t.Stop()
 	for {
-		_ = s.r.nc.Publish(replicasAlive, []byte(s.name))
 		select {
 		case <-until:
 			return
 		case <-t.C:
 		}
+		_ = s.r.nc.Publish(replicasAlive, []byte(s.name))
+		t.Reset(s.pace())
 	}
+}
+
+func (s *standby) pace() time.Duration {
+	if s.others.Load() {
+		return beat
+	}
+	return loneBeat
 }
 
 func (s *standby) read(msg *nats.Msg, now time.Time) {
 	switch msg.Subject {
 	case replicasAlive:
-		s.heard[string(msg.Data)] = now
+		name := string(msg.Data)
+		s.heard[name] = presence{last: now, steady: s.heard[name].steady || now.Sub(s.heard[name].last) < loneBeat/2}
+		if name != s.name {
+			s.others.Store(true)
+		}
 	case replicasTaken:
 		owner, rest, _ := strings.Cut(string(msg.Data), "\n")
 		reply, id, _ := strings.Cut(rest, "\n")
@@ -192,15 +214,24 @@ func (s *standby) watch(reply string, now time.Time) *watched {
 // look joins siblings that are new, leaves when there are none, and answers
 // the calls of those that are gone.
 func (s *standby) look(now time.Time) {
-	siblings := int64(0)
-	for name, last := range s.heard {
+	siblings, others := int64(0), false
+	for name, is := range s.heard {
 		switch {
-		case now.Sub(last) > parting:
+		case now.Sub(is.last) > parting:
 			delete(s.heard, name)
 		case name != s.name:
-			siblings++
+			others = true
+			if is.steady {
+				siblings++
+			}
 		}
 	}
+	s.others.Store(others)
+	defer func() {
+		if s.along != nil {
+			s.siblings.Store(siblings)
+		}
+	}()
 	switch {
 	case siblings == 0:
 		s.leave()
@@ -212,7 +243,7 @@ func (s *standby) look(now time.Time) {
 	case s.missed():
 		s.r.p.log.Warn("calls: too much to read along what the other replicas do; calls in hand of one that dies just now are not answered")
 		return
-	case now.Sub(s.heard[s.name]) > leastSilence:
+	case now.Sub(s.heard[s.name].last) > leastSilence:
 		return // it is we who are not heard
 	}
 	for reply, w := range s.calls {
@@ -235,13 +266,15 @@ func (s *standby) silence(w *watched, now time.Time) time.Duration {
 	if w.owner == "" {
 		return now.Sub(w.seen)
 	}
-	return now.Sub(s.heard[w.owner])
+	return now.Sub(s.heard[w.owner].last)
 }
 
 // answerLate answers what should have been answered by now.
 func (s *standby) answerLate(now time.Time) {
 	for len(s.due) > 0 && !s.due[0].due.After(now) {
-		if w := heap.Pop(&s.due).(*watched); !w.over {
+		w := s.due[0]
+		heap.Pop(&s.due)
+		if !w.over {
 			s.answer(w)
 		}
 	}
@@ -312,7 +345,14 @@ type dueCalls []*watched
 func (d dueCalls) Len() int           { return len(d) }
 func (d dueCalls) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
 func (d dueCalls) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *dueCalls) Push(x any)        { *d = append(*d, x.(*watched)) }
+
+// Push adds a *watched.
+func (d *dueCalls) Push(x any) {
+	w, _ := x.(*watched) // always: read is the only caller
+	*d = append(*d, w)
+}
+
+// Pop removes the last.
 func (d *dueCalls) Pop() any {
 	last := len(*d) - 1
 	w := (*d)[last]

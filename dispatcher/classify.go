@@ -63,7 +63,7 @@ func classify(sync bool, a answer, now time.Time) Outcome {
 		out.Reason = ReasonRateLimited
 	}
 	out.Body = logged(a.body)
-	out.Err = statusError(a.status)
+	out.Err = StatusError(a.status)
 	return out
 }
 
@@ -102,7 +102,8 @@ func logged(body []byte) []byte {
 	return append([]byte(nil), body[:min(len(body), MaxLoggedBody)]...)
 }
 
-func statusError(status int) error {
+// StatusError says in words which status the app answered.
+func StatusError(status int) error {
 	if text := http.StatusText(status); text != "" {
 		return fmt.Errorf("the app answered %d %s", status, text)
 	}

@@ -33,68 +33,95 @@ func Measure(m *Metrics, observers ...func(Call, Outcome)) Stage {
 //
 //	backstop_attempts_total{capability,app,verdict,reason}
 //	backstop_attempt_duration_seconds{capability}
+//	backstop_retries_total{capability,app}
+//	backstop_slow_attempts_total{capability,app}
 //
-// The second is of attempts that made a request, as a native histogram and, for
-// a Prometheus that scrapes none, a classic one.
+// The duration is of attempts that made a request, as a native histogram and,
+// for a Prometheus that scrapes none, a classic one.
 type Metrics struct {
 	attempts *prometheus.CounterVec
 	duration *prometheus.HistogramVec
-	perApp   bool
+	retries  *prometheus.CounterVec
+	slow     *prometheus.CounterVec
+	app      func(streams.EndpointID) string
 }
 
 // MetricsOption changes what Metrics are kept.
 type MetricsOption func(*Metrics)
 
-// WithoutApps leaves out the label "app", for a platform with so many apps
-// that a series for each endpoint and result would be too much.
-func WithoutApps() MetricsOption { return func(m *Metrics) { m.perApp = false } }
+// AppLabel decides what the label "app" says of an endpoint, for a platform
+// with so many that a series of each would be too much: those that share an
+// answer share their series. It is asked at every attempt. Without it, each
+// has its own name.
+func AppLabel(of func(streams.EndpointID) string) MetricsOption {
+	return func(m *Metrics) { m.app = of }
+}
 
-// durationBuckets are finer around 80% of the capabilities' timeouts (2, 3, 5,
+// slowShare is the part of its endpoint's timeout from which on an attempt is
+// slow: that of the contract's alert. The 95th percentile is above it exactly
+// when more than 5% of the attempts are, so that one counter for each endpoint
+// tells what would otherwise take a histogram of each.
+const slowShare = 0.8
+
+// DurationBuckets are the bounds in seconds of a classic histogram of attempts
+// or calls. They are finer around 80% of the capabilities' timeouts (2, 3, 5,
 // 10 and 30 s), which is where the contract's alert on slowness looks.
-var durationBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 1.6, 2, 2.4, 3, 4, 5, 8, 10, 16, 24, 30}
+func DurationBuckets() []float64 {
+	return []float64{.005, .01, .025, .05, .1, .25, .5, 1, 1.6, 2, 2.4, 3, 4, 5, 8, 10, 16, 24, 30}
+}
 
 // NewMetrics returns metrics that are registered with registry. It panics if
 // they are already, as it does when called twice.
 func NewMetrics(registry prometheus.Registerer, options ...MetricsOption) *Metrics {
-	m := &Metrics{perApp: true}
+	m := &Metrics{app: func(id streams.EndpointID) string { return id.App }}
 	for _, option := range options {
 		option(m)
-	}
-	labels := []string{"capability", "verdict", "reason"}
-	if m.perApp {
-		labels = append(labels, "app")
 	}
 	m.attempts = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "backstop_attempts_total",
 		Help: "Attempts at events and calls, by what came of them; refused ones made no request.",
-	}, labels)
+	}, []string{"capability", "app", "verdict", "reason"})
 	m.duration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:                            "backstop_attempt_duration_seconds",
 		Help:                            "How long attempts took that made a request.",
-		Buckets:                         durationBuckets,
+		Buckets:                         DurationBuckets(),
 		NativeHistogramBucketFactor:     1.1,
 		NativeHistogramMaxBucketNumber:  100,
 		NativeHistogramMinResetDuration: time.Hour,
 	}, []string{"capability"})
-	registry.MustRegister(m.attempts, m.duration)
+	m.retries = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "backstop_retries_total",
+		Help: "Attempts after an event's first that made a request.",
+	}, []string{"capability", "app"})
+	m.slow = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "backstop_slow_attempts_total",
+		Help: "Attempts that took more than 80% of their endpoint's timeout, or ran into it.",
+	}, []string{"capability", "app"})
+	registry.MustRegister(m.attempts, m.duration, m.retries, m.slow)
 	return m
 }
 
 func (m *Metrics) observe(c Call, out Outcome) {
-	id := c.Endpoint.EndpointID
-	if m.perApp {
-		m.attempts.WithLabelValues(id.Capability, out.Verdict.String(), string(out.Reason), id.App).Inc()
-	} else {
-		m.attempts.WithLabelValues(id.Capability, out.Verdict.String(), string(out.Reason)).Inc()
+	capability, app := c.Endpoint.Capability, m.app(c.Endpoint.EndpointID)
+	m.attempts.WithLabelValues(capability, app, out.Verdict.String(), string(out.Reason)).Inc()
+	if !out.Requested {
+		return
 	}
-	if out.Requested {
-		m.duration.WithLabelValues(id.Capability).Observe(out.Duration.Seconds())
+	m.duration.WithLabelValues(capability).Observe(out.Duration.Seconds())
+	// Made with the first attempt, so that the first slow one is an increase.
+	slow := m.slow.WithLabelValues(capability, app)
+	if limit := c.Endpoint.Timeout; limit > 0 && out.Duration.Seconds() > slowShare*limit.Seconds() {
+		slow.Inc()
+	}
+	if retries := m.retries.WithLabelValues(capability, app); c.Attempt > 1 {
+		retries.Inc()
 	}
 }
 
 // Forget drops the series of an endpoint that is no more.
 func (m *Metrics) Forget(id streams.EndpointID) {
-	if m.perApp {
-		m.attempts.DeletePartialMatch(prometheus.Labels{"capability": id.Capability, "app": id.App})
+	labels := prometheus.Labels{"capability": id.Capability, "app": id.App}
+	for _, vec := range []*prometheus.CounterVec{m.attempts, m.retries, m.slow} {
+		vec.DeletePartialMatch(labels)
 	}
 }

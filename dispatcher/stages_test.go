@@ -303,13 +303,55 @@ func TestMeasureStage(t *testing.T) {
 			"backstop_attempts_total app=quiz capability=analytics reason=saturated verdict=refused": 1,
 			"backstop_attempts_total app=quiz capability=analytics reason=status verdict=retry":      1,
 			"backstop_attempt_duration_seconds capability=analytics":                                 3,
+			"backstop_retries_total app=quiz capability=analytics":                                   2,
+			"backstop_slow_attempts_total app=quiz capability=analytics":                             0,
 		})
 	})
 }
 
-func TestMetricsWithoutApps(t *testing.T) {
+// More than 80% of the endpoint's timeout is slow, whatever came of it.
+func TestMetricsSlow(t *testing.T) {
+	tests := []struct {
+		why     string
+		took    time.Duration
+		timeout time.Duration
+		out     Outcome
+		slow    float64
+	}{
+		{"well below", 500 * time.Millisecond, time.Second, succeeds, 0},
+		{"exactly 80%", 800 * time.Millisecond, time.Second, succeeds, 0},
+		{"above, and well answered", 801 * time.Millisecond, time.Second, succeeds, 1},
+		{"above, and badly answered", 900 * time.Millisecond, time.Second, fails, 1},
+		{"an endpoint without a timeout has no slow ones", time.Hour, 0, succeeds, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.why, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				registry := prometheus.NewPedanticRegistry()
+				h := Measure(NewMetrics(registry))(func(context.Context, Call) Outcome {
+					time.Sleep(tt.took)
+					return tt.out
+				})
+				c := callTo("")
+				c.Endpoint.Timeout = tt.timeout
+				h(t.Context(), c)
+				families, err := registry.Gather()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range families {
+					if got := f.GetMetric()[0].GetCounter().GetValue(); f.GetName() == "backstop_slow_attempts_total" && got != tt.slow {
+						t.Errorf("%v slow attempts, want %v", got, tt.slow)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestMetricsAppLabel(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	m := NewMetrics(registry, WithoutApps())
+	m := NewMetrics(registry, AppLabel(func(streams.EndpointID) string { return "_other" }))
 	h := Measure(m)(always(succeeds))
 	for _, app := range []string{"a", "b", "c"} {
 		c := callTo("")
@@ -318,8 +360,10 @@ func TestMetricsWithoutApps(t *testing.T) {
 	}
 	m.Forget(testID)
 	expectSeries(t, registry, map[string]float64{
-		"backstop_attempts_total capability=analytics reason= verdict=delivered": 3,
-		"backstop_attempt_duration_seconds capability=analytics":                 3,
+		"backstop_attempts_total app=_other capability=analytics reason= verdict=delivered": 3,
+		"backstop_attempt_duration_seconds capability=analytics":                            3,
+		"backstop_retries_total app=_other capability=analytics":                            0,
+		"backstop_slow_attempts_total app=_other capability=analytics":                      0,
 	})
 }
 

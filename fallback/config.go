@@ -31,6 +31,10 @@ type Config struct {
 	// for Err, and its Source empty. It is called before the caller has its
 	// reply and has to return at once. Defaults to nobody.
 	Observe func(c dispatcher.Call, app, answer dispatcher.Outcome)
+	// Tried is told of each strategy that was asked, by its name in a manifest,
+	// and with why it gave up (nil: it answered). It has to return at once.
+	// Defaults to nobody.
+	Tried func(id streams.EndpointID, strategy string, err error)
 	// Log hears why strategies gave up, at level debug. Defaults to no log.
 	Log *slog.Logger
 }
@@ -38,6 +42,9 @@ type Config struct {
 func (c *Config) setDefaults() {
 	if c.Observe == nil {
 		c.Observe = func(dispatcher.Call, dispatcher.Outcome, dispatcher.Outcome) {}
+	}
+	if c.Tried == nil {
+		c.Tried = func(streams.EndpointID, string, error) {}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -130,6 +130,7 @@ func (s stage) fallBack(ctx context.Context, c dispatcher.Call, app dispatcher.O
 		list := c.Endpoint.Fallback[i:]
 		r.how = list[0]
 		a, err := s.try(ctx, r, share(time.Until(end), list, len(c.Event.Payload)))
+		s.Tried(c.Endpoint.EndpointID, r.how.Strategy, err)
 		if err == nil {
 			return dispatcher.Outcome{
 				Verdict: dispatcher.Delivered, Source: a.source, Data: a.data, Age: a.age, Audit: a.audit, Reason: r.reason,

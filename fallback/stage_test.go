@@ -3,12 +3,14 @@ package fallback
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -222,11 +224,14 @@ func TestTheFirstThatAnswersDoes(t *testing.T) {
 		}
 	}
 	var told []dispatcher.Outcome
+	var tried []string
 	stage, list := fakes(Config{Observe: func(c dispatcher.Call, app, answer dispatcher.Outcome) {
 		if c.Event.ID != "call-1" || app.Reason != dispatcher.ReasonConnection {
 			t.Errorf("observed %+v of %+v", app, c)
 		}
 		told = append(told, answer)
+	}, Tried: func(id streams.EndpointID, strategy string, err error) {
+		tried = append(tried, fmt.Sprint(id, " ", strategy, " ", err))
 	}}, gives("a"), gives("b"), gives("c"))
 	out := stage(app(down))(t.Context(), callWith(`{}`, list...))
 	if strings.Join(order, "") != "ab" {
@@ -238,6 +243,10 @@ func TestTheFirstThatAnswersDoes(t *testing.T) {
 	}
 	if len(told) != 1 || told[0].Source != streams.SourceCache || told[0].Err == nil || told[0].Err.Error() != "a: has nothing" {
 		t.Errorf("observed %+v", told)
+	}
+	id := callWith(`{}`).Endpoint.EndpointID.String()
+	if want := []string{id + " a has nothing", id + " b <nil>"}; !slices.Equal(tried, want) {
+		t.Errorf("tried %q, want %q", tried, want)
 	}
 }
 

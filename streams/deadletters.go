@@ -97,24 +97,33 @@ func (f Filter) pick(m stored) (DeadLetter, bool, error) {
 	return d, err == nil && f.Match(d), err
 }
 
-// Counts returns how many dead letters each endpoint has; those of broadcasts
-// that no app could receive are under an empty App.
-func (s *DeadLetters) Counts(ctx context.Context) (map[EndpointID]uint64, error) {
+// mostCounted is up to how many subjects of DLQ are counted one by one:
+// publishers can make as many as they like, with names of apps that there
+// aren't.
+const mostCounted = 20_000
+
+// Counts returns how many dead letters there are, and how many of them each
+// endpoint has; those of broadcasts that no app could receive are under an
+// empty App. With more than 20,000 endpoints the total is all it tells.
+func (s *DeadLetters) Counts(ctx context.Context) (total uint64, each map[EndpointID]uint64, err error) {
 	stream, err := s.js.Stream(ctx, DeadLetterStream)
 	if err != nil {
-		return nil, fmt.Errorf("count dead letters: %w", err)
+		return 0, nil, fmt.Errorf("count dead letters: %w", err)
+	}
+	if state := stream.CachedInfo().State; state.NumSubjects > mostCounted {
+		return state.Msgs, nil, nil
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
 	if err != nil {
-		return nil, fmt.Errorf("count dead letters: %w", err)
+		return 0, nil, fmt.Errorf("count dead letters: %w", err)
 	}
-	counts := make(map[EndpointID]uint64, len(info.State.Subjects))
+	each = make(map[EndpointID]uint64, len(info.State.Subjects))
 	for subject, n := range info.State.Subjects {
 		if _, id, err := ParseSubject(subject); err == nil {
-			counts[id] += n
+			each[id] += n
 		}
 	}
-	return counts, nil
+	return info.State.Msgs, each, nil
 }
 
 // Get returns the dead letter at a sequence as it is now, or ErrGone.

@@ -22,6 +22,8 @@ const (
 	NoticeMisconfigured    NoticeKind = "misconfigured"
 	NoticeDeadLettered     NoticeKind = "dead_lettered"
 	NoticeCallbackMissing  NoticeKind = "callback_missing"
+	NoticeAppUnhealthy     NoticeKind = "app_unhealthy"
+	NoticeAppHealthy       NoticeKind = "app_healthy"
 	NoticeAlertRaised      NoticeKind = "alert_raised"
 	NoticeAlertCleared     NoticeKind = "alert_cleared"
 	NoticeDiscarded        NoticeKind = "discarded"

@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -17,6 +18,11 @@ type EndpointID struct {
 
 // String returns "capability/app", the form that logs and tables use.
 func (e EndpointID) String() string { return e.Capability + "/" + e.App }
+
+// Compare orders endpoints by capability, then by app, as slices.SortFunc asks.
+func (e EndpointID) Compare(other EndpointID) int {
+	return cmp.Or(strings.Compare(e.Capability, other.Capability), strings.Compare(e.App, other.App))
+}
 
 // Kind is the first token of a subject: what a message on it is.
 type Kind string

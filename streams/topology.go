@@ -376,7 +376,7 @@ func (t *Topology) buckets() []jetstream.KeyValueConfig {
 		bucket(SecretsBucket, "Signing secrets, sealed; only a pipeline with the key file can open them"),
 		bucket(PendingBucket, "Calls that wait for a person (backstop pending)"),
 		callbacks,
-		bucket(HealthBucket, "Last health check of each app"),
+		bucket(HealthBucket, "Health of each app: state, since when, and the last check"),
 		bucket(AlertsBucket, "What is the matter now: <rule>[.<capability>.<app>] → alert (backstop alerts)"),
 		leases,
 	}

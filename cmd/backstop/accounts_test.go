@@ -33,7 +33,7 @@ type accounts struct {
 func startAccounts(t *testing.T) *accounts {
 	t.Helper()
 	cleanEnvironment(t)
-	for _, user := range []string{"backstop", "operator", "monitor", "publisher", "caller"} {
+	for _, user := range []string{"backstop", "operator", "monitor", "publisher", "caller", "system"} {
 		t.Setenv("NATS_"+strings.ToUpper(user)+"_PASSWORD", "pass-of-"+user)
 	}
 	dir := t.TempDir()

@@ -21,7 +21,7 @@ clears them by itself; what each means and when is in docs/operations.md.
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(cmd, func(ctx context.Context, c *client) error {
-				alerts, err := c.listAlerts(ctx)
+				alerts, err := c.ops.Alerts(ctx)
 				switch {
 				case err != nil:
 					return err
@@ -37,19 +37,6 @@ clears them by itself; what each means and when is in docs/operations.md.
 	}
 	addJSON(cmd.Flags(), &asJSON)
 	return cmd
-}
-
-// listAlerts returns what is raised, the longest first, never nil.
-func (c *client) listAlerts(ctx context.Context) ([]streams.Alert, error) {
-	kv, err := c.js.KeyValue(ctx, streams.AlertsBucket)
-	if err != nil {
-		return nil, err
-	}
-	alerts, err := streams.NewAlerts(kv).List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return append([]streams.Alert{}, alerts...), nil
 }
 
 func (a *app) alertTable(alerts []streams.Alert) error {

@@ -141,6 +141,7 @@ func TestAPIToAPipeline(t *testing.T) {
 	arrives("/registration c1")
 	c.until("all of it is on record", "audit", func(body string) bool { return strings.Count(body, `"via":"api"`) >= 7 }) // two endpoints, off and on
 	c.until("the attempts are in the log", "attempts?id=c1", func(body string) bool { return strings.Contains(body, `"verdict":"delivered"`) })
+	c.until("the attempts are added up", "overview?app=quiz", func(body string) bool { return strings.Contains(body, `"succeeded":2`) })
 }
 
 // listen opens the stream of notices, and returns what waits for the next.

@@ -64,11 +64,7 @@ func newAppsList(a *app, asJSON *bool) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(cmd, func(ctx context.Context, c *client) error {
-				store, err := c.ops.Manifests(ctx)
-				if err != nil {
-					return err
-				}
-				apps, err := store.List(ctx)
+				apps, err := c.ops.Apps(ctx)
 				if err != nil {
 					return err
 				}
@@ -78,29 +74,30 @@ func newAppsList(a *app, asJSON *bool) *cobra.Command {
 	}
 }
 
-func (a *app) printApps(apps []manifest.Stored, asJSON bool) error {
-	views := make([]ops.App, len(apps))
+func (a *app) printApps(apps []ops.App, asJSON bool) error {
 	rows := make([][]string, len(apps))
-	for i, s := range apps {
-		v := ops.Describe(s)
-		if s.Err != nil {
-			rows[i] = []string{s.App, "-", clip("can't be read: "+v.Error, 60), "-", "-", strconv.FormatUint(s.Revision, 10)}
+	for i, v := range apps {
+		state := "-"
+		if v.Health != nil {
+			state = printable(string(v.Health.State))
+		}
+		if v.Error != "" {
+			rows[i] = []string{v.AppID, "-", clip("can't be read: "+v.Error, 60), "-", "-", state, strconv.FormatUint(v.Revision, 10)}
 		} else {
 			rows[i] = []string{
-				s.App, clip(v.Name, 30), clip(v.BaseURL, 60), dash(strings.Join(v.Events, ",")), dash(strings.Join(v.Calls, ",")),
-				strconv.FormatUint(s.Revision, 10),
+				v.AppID, clip(v.Name, 30), clip(v.BaseURL, 60), dash(strings.Join(v.Events, ",")), dash(strings.Join(v.Calls, ",")),
+				state, strconv.FormatUint(v.Revision, 10),
 			}
 		}
-		views[i] = v
 	}
 	switch {
 	case asJSON:
-		return a.printJSON(views)
+		return a.printJSON(apps)
 	case len(rows) == 0:
 		a.notef("No apps yet; backstop apps apply FILE adds one.")
 		return nil
 	default:
-		return a.table([]string{"APP", "NAME", "BASE URL", "EVENTS", "CALLS", "REVISION"}, rows)
+		return a.table([]string{"APP", "NAME", "BASE URL", "EVENTS", "CALLS", "HEALTH", "REVISION"}, rows)
 	}
 }
 
@@ -108,6 +105,8 @@ func newAppsShow(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show APP",
 		Short: "Show an app's manifest, fit to be edited and applied again",
+		Long: `Show an app's manifest on standard output, fit to be edited and applied again, and
+on standard error how its health is, if it is checked.`,
 		Example: `  backstop apps show quiz
   backstop apps show quiz > quiz.json`,
 		Args: appArg,
@@ -121,8 +120,10 @@ func newAppsShow(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(a.out, "%s\n", text)
-				return err
+				if _, err := fmt.Fprintf(a.out, "%s\n", text); err != nil {
+					return err
+				}
+				return a.noteHealth(ctx, c, args[0])
 			})
 		},
 	}

@@ -84,8 +84,15 @@ type Config struct {
 	// SecretsKeyFile holds the key that encrypts app secrets at rest.
 	SecretsKeyFile string `envconfig:"BACKSTOP_SECRETS_KEY_FILE" desc:"key that encrypts app secrets; empty: secrets.key in the data directory"`
 
+	// MetricsEndpoints is how many endpoints have series of their own in /metrics.
+	MetricsEndpoints seriesLimit `envconfig:"BACKSTOP_METRICS_ENDPOINTS" desc:"endpoints that have series of their own in /metrics; the others share theirs"`
+
 	LogLevel  logLevel  `envconfig:"BACKSTOP_LOG_LEVEL" desc:"debug, info, warn or error"`
 	LogFormat logFormat `envconfig:"BACKSTOP_LOG_FORMAT" desc:"text, or json for machines"`
+
+	// withoutAttempts keeps no delivery log. No setting: bench measures by it
+	// what the log costs.
+	withoutAttempts bool
 }
 
 // defaultConfig returns the settings of an empty environment, but for those
@@ -104,6 +111,7 @@ func defaultConfig() Config {
 		Sync:                    "always",
 		Replicas:                1,
 		HTTPAddr:                "127.0.0.1:8080",
+		MetricsEndpoints:        1000,
 		LogLevel:                logLevel(slog.LevelInfo),
 		LogFormat:               "text",
 	}

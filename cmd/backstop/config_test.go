@@ -70,6 +70,7 @@ func TestLoadConfigDefaults(t *testing.T) {
 				Replicas:                1,
 				HTTPAddr:                "127.0.0.1:8080",
 				SecretsKeyFile:          "backstop-data/secrets.key",
+				MetricsEndpoints:        1000,
 				LogLevel:                logLevel(slog.LevelInfo),
 				LogFormat:               "text",
 			}
@@ -172,6 +173,8 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"BACKSTOP_ALLOWED_NETWORKS=127.0.0.1", `"127.0.0.1" is not a network`, "an address"},
 		{"BACKSTOP_ALLOWED_NETWORKS=10.0.0.0/8,10.1.2.3/16", "want 10.1.0.0/16", "bits behind the mask are a slip"},
 		{"BACKSTOP_ALLOWED_NETWORKS=10.0.0.0/33", "is not a network", "bad CIDR"},
+		{"BACKSTOP_METRICS_ENDPOINTS=-1", "from 0 to 100000", "negative"},
+		{"BACKSTOP_METRICS_ENDPOINTS=all", "whole number", "a word"},
 		{"BACKSTOP_LOG_LEVEL=loud", "want debug, info, warn or error", "bad log level"},
 		{"BACKSTOP_LOG_FORMAT=xml", "want text or json", "bad format"},
 		{"NATS_CERT=/c.pem", "needs NATS_KEY", "half a pair"},

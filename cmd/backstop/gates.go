@@ -17,7 +17,7 @@ func (a *app) gateTable(gates []streams.Gate) error {
 	rows := make([][]string, len(gates))
 	for i, g := range gates {
 		probe := "-"
-		if g.State == streams.GateOpen {
+		if g.State == streams.GateOpen || g.State == streams.GateHalfOpen {
 			probe = "now"
 			if wait := g.Until.Sub(now); wait > 0 {
 				probe = "in " + short(wait)

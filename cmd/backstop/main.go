@@ -36,6 +36,7 @@ func commands() []func(*app) *cobra.Command {
 		newAttemptsCommand,
 		newNoticesCommand,
 		newListenCommand,
+		newProbeCommand,
 		newBenchCommand,
 		newSettingsTopic,
 	}

@@ -1,64 +1,195 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
-	"backstop/consumers"
-	"backstop/dispatcher"
+	"backstop/cmd/backstop/metrics"
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
+	"backstop/streams/manifest"
 )
 
-// metrics are what Prometheus sees of the pipeline, beside the Go runtime.
-type metrics struct {
-	dispatcher  *dispatcher.Metrics
-	deadLetters *prometheus.CounterVec
+// mostSeries is how many of the longest lanes, and of the endpoints with the
+// most dead letters, have series. With more than that in trouble, the totals
+// tell enough.
+const mostSeries = 100
 
-	calls        *prometheus.CounterVec
-	callDuration *prometheus.HistogramVec
-}
-
-func newMetrics(registry prometheus.Registerer, attempts *consumers.AttemptLog) *metrics {
-	m := &metrics{
-		dispatcher: dispatcher.NewMetrics(registry),
-		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "backstop_dead_letters_total", Help: "Events that were dead-lettered, by reason.",
-		}, []string{"capability", "app", "reason"}),
-		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "backstop_calls_total", Help: "Calls that were answered, by who answered and why it wasn't the app.",
-		}, []string{"capability", "app", "source", "reason"}),
-		callDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "backstop_call_duration_seconds", Help: "How long calls took from their arrival to their answer.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 1.6, 2, 2.4, 3, 4, 5, 8, 10}, NativeHistogramBucketFactor: 1.1,
-			NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
-		}, []string{"capability"}),
+// measure prepares what keeps the metrics that have to be asked for: it follows
+// manifests and gates, and looks at the streams.
+func (b *broker) measure(ctx context.Context, cfg Config, counted *metrics.Metrics, registry prometheus.Registerer, log *slog.Logger) (run func(context.Context) error, err error) {
+	manifests, err := b.js.KeyValue(ctx, streams.AppsBucket)
+	if err != nil {
+		return nil, err
 	}
-	registry.MustRegister(m.deadLetters, m.calls, m.callDuration, prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "backstop_attempt_log_dropped_total", Help: "Entries of the delivery log that could not be written.",
-	}, func() float64 { return float64(attempts.Dropped()) }))
-	return m
+	gates, err := b.js.KeyValue(ctx, streams.BreakersBucket)
+	if err != nil {
+		return nil, err
+	}
+	healths, err := b.js.KeyValue(ctx, streams.HealthBucket)
+	if err != nil {
+		return nil, err
+	}
+	c := &client{cfg: cfg, nc: b.nc, js: b.js, ops: ops.New(ops.Config{JetStream: b.js})}
+	state := metrics.NewBroker(registry, func(ctx context.Context) (metrics.State, error) {
+		return c.metricsState(ctx, b.storeBytes(), counted.Declares)
+	}, log)
+	return func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return state.Run(ctx) })
+		group.Go(func() error {
+			return counted.Follow(ctx, manifest.NewStore(manifests, log), cfg.manifestDefaults(), streams.NewGates(gates), streams.NewHealths(healths), log)
+		})
+		return group.Wait()
+	}, nil
 }
 
-// watch adds what only the running pipeline knows.
-func (m *metrics) watch(registry prometheus.Registerer, events *consumers.Pipeline) {
-	registry.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "backstop_rollup_lag_seconds", Help: "Age of the attempts that are not added up yet; 0 at replicas that don't do it.",
-		}, func() float64 { return events.RollupLag().Seconds() }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "backstop_alerts_active", Help: "Alerts that are raised; 0 at replicas that don't evaluate them.",
-		}, func() float64 { return float64(events.AlertsActive()) }),
-	)
+// metricsState asks NATS for what the metrics show. storeLimit is the embedded
+// server's, 0 for an external NATS, which is asked for it; declares tells which
+// endpoints may be named.
+func (c *client) metricsState(ctx context.Context, storeLimit int64, declares func(streams.EndpointID) bool) (metrics.State, error) {
+	s := metrics.State{StoreLimit: uint64(max(storeLimit, 0))}
+	shared, err := c.ops.Queues(ctx, 0)
+	if err != nil {
+		return s, err
+	}
+	now := time.Now()
+	for _, l := range shared {
+		if !streams.ValidName(l.Capability) {
+			continue // somebody's stream, and none of Backstop's
+		}
+		lane := metrics.Lane{EndpointID: streams.EndpointID{Capability: l.Capability}, Events: l.Backlog, InFlight: l.InFlight}
+		if l.OldestAgeMs > 0 {
+			lane.Oldest = now.Add(-time.Duration(l.OldestAgeMs) * time.Millisecond)
+		}
+		s.Lanes = append(s.Lanes, lane)
+	}
+	if err := c.ownLanes(ctx, &s, declares); err != nil {
+		return s, err
+	}
+	dead, err := c.perEndpoint(ctx, streams.DeadLetterStream, declares)
+	if err != nil {
+		return s, err
+	}
+	s.DeadLetters = dead.messages
+	s.MostDead = dead.counts[:min(len(dead.counts), mostSeries)]
+	return s, c.storeState(ctx, &s)
 }
 
-// Call counts an answered call.
-func (m *metrics) Call(id streams.EndpointID, source streams.Source, reason string, took time.Duration) {
-	m.calls.WithLabelValues(id.Capability, id.App, string(source), reason).Inc()
-	m.callDuration.WithLabelValues(id.Capability).Observe(took.Seconds())
+// ownLanes asks for the lanes of endpoints in trouble.
+func (c *client) ownLanes(ctx context.Context, s *metrics.State, declares func(streams.EndpointID) bool) error {
+	lanes, err := c.perEndpoint(ctx, streams.LaneStream, declares)
+	if err != nil {
+		return err
+	}
+	s.OwnLanes, s.Parked = lanes.subjects, lanes.messages
+	for _, n := range lanes.counts {
+		if len(s.Longest) == mostSeries {
+			break
+		}
+		if n.App == "" {
+			continue // of apps that are no more
+		}
+		lane := metrics.Lane{EndpointID: n.EndpointID, Events: n.N}
+		first, err := lanes.stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(n.Subject(streams.Lanes)))
+		if err == nil {
+			var event streams.Event
+			if event, err = streams.DecodeRaw(first); err == nil {
+				lane.Oldest = event.PublishedAt
+			}
+		}
+		if unreachable(err) {
+			return err
+		}
+		s.Longest = append(s.Longest, lane) // one that was emptied meanwhile has no oldest
+	}
+	return nil
 }
 
-// DeadLetter counts an event that was given up.
-func (m *metrics) DeadLetter(id streams.EndpointID, reason streams.DeadLetterReason) {
-	m.deadLetters.WithLabelValues(id.Capability, id.App, string(reason)).Inc()
+// mostSubjects is up to how many subjects of a stream are counted one by one,
+// every few seconds. Publishers can make as many as they like in DLQ, with
+// names of apps that there aren't.
+const mostSubjects = 20_000
+
+// endpointCounts is how many messages a stream holds.
+type endpointCounts struct {
+	stream   jetstream.Stream
+	messages uint64
+	subjects uint64
+	// counts is by endpoint, the most first, with those that may not be named
+	// in one of no name. Empty above mostSubjects.
+	counts []metrics.Count
+}
+
+// perEndpoint counts the messages of each endpoint in a stream.
+func (c *client) perEndpoint(ctx context.Context, name string, declares func(streams.EndpointID) bool) (endpointCounts, error) {
+	stream, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return endpointCounts{}, err
+	}
+	state := stream.CachedInfo().State
+	all := endpointCounts{stream: stream, messages: state.Msgs, subjects: state.NumSubjects}
+	if state.NumSubjects > mostSubjects {
+		return all, nil
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+	if err != nil {
+		return endpointCounts{}, err
+	}
+	counts := make(map[streams.EndpointID]uint64)
+	for subject, n := range info.State.Subjects {
+		_, id, err := streams.ParseSubject(subject)
+		if err != nil || !declares(id) {
+			id = streams.EndpointID{}
+		}
+		counts[id] += n
+	}
+	for id, n := range counts {
+		all.counts = append(all.counts, metrics.Count{EndpointID: id, N: n})
+	}
+	slices.SortFunc(all.counts, func(x, y metrics.Count) int {
+		return cmp.Or(cmp.Compare(y.N, x.N), x.Compare(y.EndpointID))
+	})
+	return all, nil
+}
+
+// storeState asks how full the store is, and the streams that refuse what
+// doesn't fit.
+func (c *client) storeState(ctx context.Context, s *metrics.State) error {
+	list := c.js.ListStreams(ctx)
+	for info := range list.Info() {
+		if cfg := info.Config; ours(cfg.Name) && cfg.Discard == jetstream.DiscardNew && cfg.MaxBytes > 0 {
+			s.Streams = append(s.Streams, metrics.Stream{Name: cfg.Name, Bytes: info.State.Bytes, Limit: uint64(cfg.MaxBytes)})
+		}
+	}
+	if err := list.Err(); err != nil {
+		return err
+	}
+	account, err := c.js.AccountInfo(ctx)
+	if err != nil {
+		return err
+	}
+	s.StoreBytes = account.Store
+	if limit := account.Limits.MaxStore; s.StoreLimit == 0 && limit > 0 {
+		s.StoreLimit = uint64(limit)
+	}
+	return nil
+}
+
+// ours tells whether a stream of the account is one of Backstop's.
+func ours(stream string) bool {
+	if capability, ok := strings.CutPrefix(stream, streams.EventStreamPrefix); ok {
+		return streams.ValidName(capability)
+	}
+	return slices.Contains([]string{
+		streams.LaneStream, streams.DeadLetterStream, streams.ResultStream, streams.NoticeStream, streams.AttemptStream, streams.AdvisoryStream,
+	}, stream)
 }

@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 			"topology":   cmdTopology,
 			"deadletter": cmdDeadLetter,
 			"gate":       cmdGate,
+			"health":     cmdHealth,
 			"exits":      cmdExits,
 			"consumers":  cmdConsumers,
 			"key":        cmdKey,

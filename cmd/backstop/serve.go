@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"backstop/cmd/backstop/admin"
+	"backstop/cmd/backstop/metrics"
 	"backstop/cmd/backstop/ops"
 	"backstop/consumers"
 	"backstop/dispatcher"
@@ -76,7 +77,8 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	}
 	site, err := admin.Listen(ctx, admin.Config{
 		Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Tokens: tokens, PublicURL: string(cfg.PublicURL), Hosts: cfg.HTTPHosts,
-		Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, Backend: backend.Load, Log: log,
+		Metrics: registry, Healthy: web.healthy, Ready: web.ready, Log: log,
+		Callbacks: callbacks.Load, CountCallbacks: metrics.Callbacks(registry), Backend: backend.Load,
 	})
 	if err != nil {
 		return err
@@ -88,6 +90,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	}
 	defer func() { b.close(log) }()
 	web.broker.Store(b)
+	metrics.Connection(registry, b.nc)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return site.Run(ctx) })
@@ -121,6 +124,7 @@ type pipeline struct {
 	attempts *consumers.AttemptLog
 	keyring  *secrets.Keyring
 	poster   *dispatcher.Poster
+	measure  func(context.Context) error // keeps the metrics that have to be asked for
 	broker   *broker
 	log      *slog.Logger
 
@@ -188,13 +192,26 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	if p.fallback, err = newFallback(ctx, b, log); err != nil {
 		return nil, err
 	}
-	metrics := newMetrics(registry, p.attempts)
+	record := p.attempts.Record
+	if cfg.withoutAttempts {
+		record = func(dispatcher.Call, dispatcher.Outcome) {}
+	}
+	counted := metrics.New(registry, metrics.Config{Endpoints: int(cfg.MetricsEndpoints), Version: buildVersion()})
+	metrics.AttemptLog(registry, p.attempts.Dropped)
+	metrics.Cache(registry, p.fallback.Cache.Stats)
+	p.fallback.Tried = counted.Fallback
+	if p.measure, err = b.measure(ctx, cfg, counted, registry, log); err != nil {
+		return nil, err
+	}
 	transitions := consumers.NewTransitions()
-	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
+	breakers, limits := breaker.NewSet(func(c breaker.Change) {
+		counted.BreakerChanged(c)
+		transitions.Push(c)
+	}), limit.NewSet()
 	p.events, err = consumers.New(ctx, consumers.Config{
 		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
-			dispatcher.Measure(metrics.dispatcher, p.attempts.Record),
+			dispatcher.Measure(counted.Attempts, record),
 			dispatcher.Refuse(),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
@@ -208,12 +225,13 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		},
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
-		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: metrics,
+		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
+		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
 	})
 	if err != nil {
 		return nil, err
 	}
-	metrics.watch(registry, p.events)
+	metrics.Watchers(registry, p.events.RollupLag, p.events.AlertsActive)
 	return p, nil
 }
 
@@ -224,8 +242,7 @@ func (p *pipeline) backend(cfg Config) *admin.Backend {
 			JetStream: p.broker.js, AllowedNetworks: cfg.AllowedNetworks, Log: p.log,
 			Warn: func(text string) { p.log.Warn("an operator's request is done, with a flaw", "what", text) },
 		}),
-		Defaults: cfg.manifestDefaults(),
-		Rollups:  p.events.Rollups(),
+		Rollups: p.events.Rollups(), Defaults: cfg.manifestDefaults(),
 	}
 }
 
@@ -237,6 +254,7 @@ func (p *pipeline) run(ctx context.Context, opened, ready func()) error {
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, support := errgroup.WithContext(support)
 	group.Go(func() error { return p.attempts.Run(support) })
+	group.Go(func() error { return p.measure(support) })
 	group.Go(func() error { return p.fallback.Cache.Run(support) })
 	loaded := make(chan struct{})
 	group.Go(func() error { return p.keyring.Run(support, func() { close(loaded) }) })

@@ -67,6 +67,29 @@ func (c *count) Decode(s string) error {
 // String returns the number as it would be set.
 func (c count) String() string { return strconv.Itoa(int(c)) }
 
+// seriesLimit is a number of things that have series of their own; 0 is none.
+type seriesLimit int
+
+// maxSeriesLimit is beyond what a Prometheus takes from one process gladly:
+// each of them has some ten series.
+const maxSeriesLimit = 100_000
+
+// Decode implements envconfig.Decoder.
+func (l *seriesLimit) Decode(s string) error {
+	if s == "" {
+		return nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 || n > maxSeriesLimit {
+		return fmt.Errorf("want a whole number from 0 to %d, such as 1000", maxSeriesLimit)
+	}
+	*l = seriesLimit(n)
+	return nil
+}
+
+// String returns the number as it would be set.
+func (l seriesLimit) String() string { return strconv.Itoa(int(l)) }
+
 // byteSize is a number of bytes, with a unit such as "10GiB". Zero means that
 // it is not set.
 type byteSize int64

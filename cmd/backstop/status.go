@@ -23,8 +23,9 @@ func newStatusCommand(a *app) *cobra.Command {
 		Short: "Show how the apps do, backlog, lanes, breakers, dead letters, alerts",
 		Long: `Show how the pipeline does, as NATS tells it: for each capability what waits and
 how fast it is published and settled (delivered, parked in an own lane, or dead-lettered);
-the own lanes of endpoints in trouble; circuits that are not closed; dead letters; how
-each app's endpoints answered within the hour; what is the matter.
+the own lanes of endpoints in trouble; circuits that are not closed; apps that are
+unhealthy or degraded by their health checks; dead letters; how each endpoint answered
+within the hour; the alerts that are raised.
 
 With --watch, show it again and again until Ctrl-C; with --json one document a line.`,
 		Example: `  backstop status
@@ -59,13 +60,15 @@ With --watch, show it again and again until Ctrl-C; with --json one document a l
 
 // status is the whole overview, also as JSON.
 type status struct {
-	Time         time.Time            `json:"time"`
-	Capabilities []ops.Queue          `json:"capabilities"`
-	Lanes        []ops.Lane           `json:"lanes"`
-	Breakers     []streams.Gate       `json:"breakers"`
-	DeadLetters  ops.DeadLetterCounts `json:"deadLetters"`
-	Endpoints    []endpointStatus     `json:"endpoints"`
-	Alerts       []streams.Alert      `json:"alerts"`
+	Time         time.Time      `json:"time"`
+	Capabilities []ops.Queue    `json:"capabilities"`
+	Lanes        []ops.Lane     `json:"lanes"`
+	Breakers     []streams.Gate `json:"breakers"`
+	// UnhealthyApps are unhealthy or degraded.
+	UnhealthyApps []streams.Health     `json:"unhealthyApps"`
+	DeadLetters   ops.DeadLetterCounts `json:"deadLetters"`
+	Endpoints     []endpointStatus     `json:"endpoints"`
+	Alerts        []streams.Alert      `json:"alerts"`
 }
 
 // status asks NATS for everything, and measures rates for the interval.
@@ -81,10 +84,13 @@ func (c *client) status(ctx context.Context, interval time.Duration) (status, er
 	if s.Breakers, err = c.ops.Gates(ctx); err != nil {
 		return s, err
 	}
+	if s.UnhealthyApps, err = c.sickApps(ctx); err != nil {
+		return s, err
+	}
 	if s.Endpoints, err = c.endpointStatus(ctx, s.Time); err != nil {
 		return s, err
 	}
-	if s.Alerts, err = c.listAlerts(ctx); err != nil {
+	if s.Alerts, err = c.ops.Alerts(ctx); err != nil {
 		return s, err
 	}
 	s.Capabilities, err = c.ops.Queues(ctx, interval)
@@ -108,6 +114,9 @@ func (a *app) printStatus(s status) error {
 	if len(s.Breakers) == 0 {
 		fmt.Fprintln(a.out, "All closed.")
 	} else if err := a.gateTable(s.Breakers); err != nil {
+		return err
+	}
+	if err := a.printSickApps(s); err != nil {
 		return err
 	}
 	if err := a.printDeadLetterStatus(s.DeadLetters); err != nil {

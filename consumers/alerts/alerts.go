@@ -48,8 +48,10 @@ type Facts struct {
 	Now time.Time
 	// Endpoints are those that manifests declare.
 	Endpoints []Endpoint
-	// DeadLetters wait for a decision, by endpoint.
-	DeadLetters map[streams.EndpointID]uint64
+	// DeadLetters is how many wait for a decision, DeadLettersAt how many of
+	// them at each endpoint, as far as that is known.
+	DeadLetters   uint64
+	DeadLettersAt map[streams.EndpointID]uint64
 }
 
 // Endpoint is what is known of one.
@@ -84,7 +86,7 @@ func Evaluate(f Facts, raised map[streams.AlertKey]streams.Alert) Changes {
 		e.judge(slow(at))
 		e.judge(breakerOpen(at, f.Now))
 	}
-	e.judge(deadLetters(f.DeadLetters))
+	e.judge(deadLetters(f.DeadLetters, f.DeadLettersAt))
 	e.clearUnknown()
 	slices.SortFunc(e.Raise, byKey)
 	slices.SortFunc(e.Clear, byKey)
@@ -199,11 +201,7 @@ func breakerOpen(e *Endpoint, now time.Time) finding {
 // worst is how many endpoints are named.
 const worst = 5
 
-func deadLetters(counts map[streams.EndpointID]uint64) finding {
-	var total uint64
-	for _, n := range counts {
-		total += n
-	}
+func deadLetters(total uint64, counts map[streams.EndpointID]uint64) finding {
 	ids := slices.SortedFunc(maps.Keys(counts), func(a, b streams.EndpointID) int {
 		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a.String(), b.String()))
 	})

@@ -112,7 +112,10 @@ func TestDeadLettersCountTogether(t *testing.T) {
 		{map[streams.EndpointID]uint64{quiz: 60, shop: 21}, false, false, "one too many to clear it"},
 		{map[streams.EndpointID]uint64{quiz: 60, shop: 20}, false, true, "80"},
 	} {
-		f := Facts{Now: now, DeadLetters: tc.counts}
+		f := Facts{Now: now, DeadLettersAt: tc.counts}
+		for _, n := range tc.counts {
+			f.DeadLetters += n
+		}
 		c := Evaluate(f, nil)
 		if (len(c.Raise) == 1) != tc.raises {
 			t.Errorf("%s: raised %+v", tc.why, c.Raise)

@@ -1,7 +1,6 @@
 package rollup
 
 import (
-	"encoding/json"
 	"maps"
 	"math"
 
@@ -23,26 +22,6 @@ type Counts struct {
 	Refused uint64 `json:"refused,omitempty"`
 	// DurationUs is the time that Attempts took, added up, in microseconds.
 	DurationUs uint64 `json:"durationUs,omitempty"`
-}
-
-// Entry is what counts of an entry of the delivery log.
-type Entry struct {
-	Attempt    int     `json:"attempt"`
-	DurationMs float64 `json:"durationMs"`
-	Requested  bool    `json:"requested"`
-	Success    bool    `json:"success"`
-	Reason     string  `json:"reason"`
-}
-
-// DecodeEntry reads what counts of an entry, which is faster than all of it. A
-// duration that can't be, as in an entry that was put by hand, is none.
-func DecodeEntry(data []byte) (Entry, error) {
-	e := Entry{}
-	err := json.Unmarshal(data, &e)
-	if !(e.DurationMs > 0 && e.DurationMs < math.MaxInt32) {
-		e.DurationMs = 0
-	}
-	return e, err
 }
 
 // add counts one entry.

@@ -92,7 +92,7 @@ func (w *Window) Counts(id streams.EndpointID, since time.Time) Counts {
 	c := Counts{}
 	if s := w.endpoints[id]; s != nil {
 		for _, m := range s.minutes[s.from(unixMinute(since)):] {
-			c.merge(m.counts)
+			m.counts.addTo(&c)
 		}
 	}
 	return c
@@ -122,9 +122,9 @@ func (w *Window) Series(id streams.EndpointID, since, until time.Time, step time
 				break
 			}
 			c := &counts[(m.at-first)/width]
-			c.Attempts += m.counts.Attempts
-			c.Succeeded += m.counts.Succeeded
-			c.DurationUs += m.counts.DurationUs
+			c.Attempts += uint64(m.counts.attempts)
+			c.Succeeded += uint64(m.counts.succeeded)
+			c.DurationUs += m.counts.durationUs
 		}
 	}
 	switch s := w.endpoints[id]; {

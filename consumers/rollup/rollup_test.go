@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"pgregory.net/rapid"
 
@@ -292,6 +294,36 @@ func FuzzDecodePart(f *testing.F) {
 	})
 }
 
+// The short way reads what the long way does, or leaves it to it.
+func FuzzScanEntry(f *testing.F) {
+	for _, a := range []streams.Attempt{
+		{},
+		{ID: "e1", App: "quiz", Capability: "analytics", Time: noon, Attempt: 1, DurationMs: 12.345, Requested: true, Success: true, Verdict: "delivered", Status: 200},
+		{Attempt: 3, DurationMs: 1e-3, Call: true, Requested: true, Verdict: "retry", Reason: "timeout", TimedOut: true, Error: `no "answer", {"reason":"x"}`, Answer: "\\\"", Sequence: 7},
+	} {
+		data, err := json.Marshal(a)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if _, ok := scanEntry(data); !ok {
+			f.Errorf("the long way for %s", data)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(`{"reason":"a\u0062","attempt":1}`))
+	f.Add([]byte(`{"Success":true,"extra":{"success":true}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, ok := scanEntry(data)
+		want := Entry{}
+		if err := json.Unmarshal(data, &want); err != nil || !ok {
+			return
+		}
+		if got != want && utf8.Valid(data) {
+			t.Errorf("%q is %+v, want %+v", data, got, want)
+		}
+	})
+}
+
 // What adding up one entry costs, decoding included.
 func BenchmarkFold(b *testing.B) {
 	data, err := json.Marshal(streams.Attempt{
@@ -331,4 +363,42 @@ func BenchmarkOverviewOfADay(b *testing.B) {
 			b.Fatal("empty")
 		}
 	}
+}
+
+// What 10,000 endpoints cost that are all busy: the facts for the alerts, and
+// the memory of each one's minute.
+func BenchmarkManyEndpoints(b *testing.B) {
+	const endpoints, minutes = 10_000, 60
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	w, f, stored := &Window{}, &Fold{}, 0
+	for minute := range minutes {
+		for i := range 6 * endpoints {
+			f.Add(1, noon.Add(time.Duration(minute)*time.Minute), quiz(i%endpoints), Entry{Requested: true, Success: i%7 > 0, Reason: "status", DurationMs: float64(i%97 + 10)})
+		}
+		for _, p := range f.Unstored() {
+			value, err := p.Encode()
+			if err != nil {
+				b.Fatal(err)
+			}
+			stored += len(value)
+			if p, err = DecodePart(p.Key(), value); err != nil {
+				b.Fatal(err)
+			}
+			w.Put(p)
+		}
+		f.Stored()
+	}
+	runtime.GC() // f is of no more use here
+	runtime.ReadMemStats(&after)
+	since := noon.Add(minutes * time.Minute)
+	for b.Loop() {
+		for i := range endpoints {
+			w.Counts(quiz(i), since.Add(-time.Hour))
+			w.Endpoint(quiz(i), since.Add(-15*time.Minute))
+		}
+	}
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/endpoints/minutes, "memory-B/minute")
+	b.ReportMetric(float64(stored)/endpoints/minutes, "stored-B/minute")
 }

@@ -25,8 +25,8 @@ type series struct {
 // sum is what came of a minute or an hour.
 type sum struct {
 	at        int64 // Unix time in minutes
-	counts    Counts
-	durations []byte // of a sketch
+	counts    packed
+	durations string // bytes of a sketch
 }
 
 func unixMinute(t time.Time) int64 { return t.Unix() / 60 }
@@ -44,7 +44,7 @@ func (w *Window) Put(p Part) {
 			s = &series{hours: make(map[int64]sum)}
 			w.endpoints[id] = s
 		}
-		s.put(sum{at: at, counts: e.Counts, durations: e.Durations})
+		s.put(sum{at: at, counts: pack(e.Counts), durations: string(e.Durations)})
 	}
 }
 
@@ -115,7 +115,7 @@ func (s *series) hour(hour int64, minutes []sum) sum {
 	for _, m := range minutes {
 		t.add(m)
 	}
-	h := sum{at: hour * 60, counts: t.counts, durations: t.durations.bytes()}
+	h := sum{at: hour * 60, counts: pack(t.counts), durations: string(t.durations.bytes())}
 	s.hours[hour] = h
 	return h
 }
@@ -129,9 +129,9 @@ type tally struct {
 func newTally() *tally { return &tally{durations: newSketch()} }
 
 func (t *tally) add(s sum) {
-	t.counts.merge(s.counts)
+	s.counts.addTo(&t.counts)
 	// A sketch that somebody changed by hand has no percentiles.
-	_ = t.durations.merge(s.durations)
+	_ = t.durations.merge([]byte(s.durations))
 }
 
 func (t *tally) merge(other *tally) {

@@ -54,6 +54,9 @@ type Config struct {
 	// there is nothing yet, and the app is told to come again. They need no
 	// token but the one in their URL.
 	Callbacks func() *Callbacks
+	// CountCallbacks wraps the handler of callbacks to count what it answers.
+	// Nil counts nothing.
+	CountCallbacks func(http.Handler) http.Handler
 	// Backend is asked at each request to the API for what it works on; nil
 	// means that there is nothing yet, and the client is told to come again.
 	Backend func() *Backend
@@ -65,10 +68,10 @@ type Config struct {
 type Backend struct {
 	// Ops does what operators do.
 	Ops *ops.Ops
+	// Rollups are what came of attempts. Nil: the overview has no rates.
+	Rollups *consumers.Rollups
 	// Defaults hold where a manifest doesn't say.
 	Defaults manifest.Defaults
-	// Rollups tell what came of attempts. Nil: the dashboard shows none.
-	Rollups *consumers.Rollups
 }
 
 // Server serves the operators' side. Make one with Listen and call Run.
@@ -175,7 +178,11 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("/metrics", onlyGet(s.guarded(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))))
 	mux.Handle("/healthz", onlyGet(probe(s.cfg.Healthy)))
 	mux.Handle("/readyz", onlyGet(probe(s.cfg.Ready)))
-	mux.HandleFunc("/callbacks/{token...}", s.callbacks)
+	callbacks := http.Handler(http.HandlerFunc(s.callbacks))
+	if s.cfg.CountCallbacks != nil {
+		callbacks = s.cfg.CountCallbacks(callbacks)
+	}
+	mux.Handle("/callbacks/{token...}", callbacks)
 	s.dashboard(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusNotFound, codeNotFound, "there is nothing here; the API is described at /api/v1/openapi.json")

@@ -12,5 +12,5 @@ func listAlerts(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	return reply(w, page[streams.Alert]{Items: append([]streams.Alert{}, alerts...)})
+	return reply(w, page[streams.Alert]{Items: alerts})
 }

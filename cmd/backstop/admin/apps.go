@@ -12,17 +12,9 @@ import (
 )
 
 func listApps(w http.ResponseWriter, r *request) error {
-	store, err := r.backend.Ops.Manifests(r.Context())
+	all, err := r.backend.Ops.Apps(r.Context())
 	if err != nil {
 		return err
-	}
-	stored, err := store.List(r.Context())
-	if err != nil {
-		return err
-	}
-	all := make([]ops.App, len(stored))
-	for i, s := range stored {
-		all[i] = ops.Describe(s)
 	}
 	list, err := pageOf(r, all, func(a ops.App) string { return a.AppID })
 	if err != nil {

@@ -165,9 +165,9 @@ func (r *request) with(pairs ...string) *request {
 
 // How many rows the page shows of each.
 const (
-	shownLetters  = "25"
+	shownLetters  = "15"
 	shownPending  = "50"
-	shownAttempts = "15"
+	shownAttempts = "10"
 	shownNotices  = "50"
 )
 

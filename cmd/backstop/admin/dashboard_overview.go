@@ -17,8 +17,6 @@ const mostShown = 50
 // overviewView is the first part: what an operator wants at a glance.
 type overviewView struct {
 	overview
-	// Day is what came of all attempts within 24 h.
-	Day rollup.Stats
 	// Rows are the apps that Find matches, at most mostShown, and More is how
 	// many there are beside them.
 	Rows []appRow
@@ -30,10 +28,9 @@ type overviewView struct {
 	OldestQueue time.Time
 }
 
-// appRow is one app, and what came of its attempts within 24 h.
+// appRow is one app.
 type appRow struct {
 	appOverview
-	Day  rollup.Stats
 	Rows []endpointRow
 	// Open says that its endpoints are shown without a click.
 	Open bool
@@ -43,7 +40,7 @@ type appRow struct {
 type endpointRow struct {
 	endpointOverview
 	App    string
-	Hour   rollup.Stats
+	Hour   rates
 	Series []rollup.Point
 	// Oldest is since when the first event of its lane waits; zero without.
 	Oldest time.Time
@@ -65,15 +62,6 @@ func showOverview(r *request) (any, error) {
 		return nil, err
 	}
 	v := overviewView{overview: o, Find: strings.TrimSpace(r.param("find"))}
-	day, err := r.backend.sums(ctx, now.Add(-24*time.Hour))
-	if err != nil {
-		return nil, err
-	}
-	v.Day = day.Total
-	byApp := make(map[string]rollup.Stats, len(day.Apps))
-	for _, s := range day.Apps {
-		byApp[s.App] = s
-	}
 	for _, a := range o.Apps {
 		if a.State != stateHealthy {
 			v.Sick++
@@ -87,7 +75,7 @@ func showOverview(r *request) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			row.Day, row.Open = byApp[a.App], a.State != stateHealthy || len(o.Apps) <= fewApps
+			row.Open = a.State != stateHealthy || len(o.Apps) <= fewApps
 			v.Rows = append(v.Rows, row)
 		}
 	}
@@ -111,10 +99,11 @@ func (r *request) appRow(ctx context.Context, a appOverview, now time.Time) (app
 		id := streams.EndpointID{Capability: e.Capability, App: a.App}
 		endpoint := endpointRow{endpointOverview: e, App: a.App, Operate: r.who.role >= RoleOperate}
 		if b.Rollups != nil {
-			var err error
-			if endpoint.Hour, err = b.Rollups.Endpoint(ctx, id, now.Add(-time.Hour)); err != nil {
+			hour, err := b.Rollups.Endpoint(ctx, id, now.Add(-time.Hour))
+			if err != nil {
 				return row, err
 			}
+			endpoint.Hour = ratesOf(hour)
 			if endpoint.Series, err = b.Rollups.Series(ctx, id, now.Add(-(sparkMinutes-1)*time.Minute), now, time.Minute); err != nil {
 				return row, err
 			}
@@ -128,12 +117,4 @@ func (r *request) appRow(ctx context.Context, a appOverview, now time.Time) (app
 		row.Rows = append(row.Rows, endpoint)
 	}
 	return row, nil
-}
-
-// sums returns what came of the attempts since then; nothing without rollups.
-func (b *Backend) sums(ctx context.Context, since time.Time) (rollup.Overview, error) {
-	if b.Rollups == nil {
-		return rollup.Overview{}, nil
-	}
-	return b.Rollups.Overview(ctx, since)
 }

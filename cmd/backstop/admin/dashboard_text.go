@@ -13,37 +13,27 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"backstop/consumers/rollup"
 	"backstop/streams"
 )
 
 // uiFuncs are what the templates write numbers, times and texts with.
 var uiFuncs = template.FuncMap{
-	"rate": rateText, "ms": msText, "count": countText, "bytes": bytesText,
+	"rate": rateText, "ms": msText, "whole": func(ms int64) string { return msText(float64(ms)) }, "count": countText, "bytes": bytesText,
 	"time": timeOf, "plain": plain, "json": func(raw json.RawMessage) string { return readable(raw) },
 	"share": share, "spark": sparkOf, "plural": plural, "gate": gateText, "words": words, "act": actionOf,
 }
 
 // rateText is a success rate as a person reads it. Rounded down, so that what
 // is not all is never told as 100%.
-func rateText(s rollup.Stats) string {
-	rate, known := s.SuccessRate()
-	if !known {
+func rateText(rate *float64) string {
+	if rate == nil {
 		return "–"
 	}
-	return strings.TrimSuffix(strconv.FormatFloat(math.Floor(rate*1000)/10, 'f', 1, 64), ".0") + "%"
+	return trim(math.Floor(*rate*1000)/10, 1) + "%"
 }
 
-// msText is a duration in milliseconds, given as any number, with a unit that
-// fits.
-func msText(value any) string {
-	ms := 0.0
-	switch n := value.(type) {
-	case float64:
-		ms = n
-	case int64:
-		ms = float64(n)
-	}
+// msText is a duration in milliseconds with a unit that fits.
+func msText(ms float64) string {
 	switch {
 	case ms < 10:
 		return trim(ms, 1) + " ms"
@@ -89,11 +79,11 @@ func plural(n any, one, many string) string {
 }
 
 // share is how much of a whole a part is, in percent.
-func share(part float64, whole int64) string {
-	if whole <= 0 {
+func share(part *float64, whole int64) string {
+	if part == nil || whole <= 0 {
 		return "–"
 	}
-	if percent := 100 * part / float64(whole); percent >= 1 {
+	if percent := 100 * *part / float64(whole); percent >= 1 {
 		return trim(percent, 0) + "%"
 	}
 	return "<1%"

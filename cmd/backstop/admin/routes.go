@@ -52,7 +52,7 @@ func (s *Server) routes() []route {
 			method: "GET", path: v1 + "/attempts", role: RoleRead,
 			query: paged("app", "capability", "id", "outcome", "since", "until"), handle: searchAttempts,
 		},
-		{method: "GET", path: v1 + "/overview", role: RoleRead, handle: getOverview},
+		{method: "GET", path: v1 + "/overview", role: RoleRead, query: []string{"app"}, handle: getOverview},
 		{method: "GET", path: v1 + "/alerts", role: RoleRead, handle: listAlerts},
 		{method: "GET", path: v1 + "/notices", role: RoleRead, query: paged("kind", "app", "capability"), handle: listNotices},
 		{method: "GET", path: v1 + "/stream", role: RoleRead, query: []string{"after"}, handle: s.streamNotices},

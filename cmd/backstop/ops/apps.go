@@ -23,12 +23,61 @@ type App struct {
 	Events   []string `json:"events"`
 	Calls    []string `json:"calls"`
 	Revision uint64   `json:"revision"`
+	// Health is nil for an app that is not checked.
+	Health *streams.Health `json:"health"`
 	// Error says why the manifest can't be read. Empty: it can.
 	Error string `json:"error,omitempty"`
 }
 
-// Describe returns an app as a list shows it.
-func Describe(s manifest.Stored) App {
+// Apps returns all apps, by name, never nil.
+func (o *Ops) Apps(ctx context.Context) ([]App, error) {
+	store, err := o.Manifests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := store.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	health, err := o.HealthByApp(ctx)
+	if err != nil {
+		return nil, err
+	}
+	apps := make([]App, len(stored))
+	for i, s := range stored {
+		apps[i] = describe(s)
+		if h, checked := health[s.App]; checked {
+			apps[i].Health = &h
+		}
+	}
+	return apps, nil
+}
+
+// Healths opens the bucket of health checks.
+func (o *Ops) Healths(ctx context.Context) (*streams.Healths, error) {
+	kv, err := o.js.KeyValue(ctx, streams.HealthBucket)
+	if err != nil {
+		return nil, err
+	}
+	return streams.NewHealths(kv), nil
+}
+
+// HealthByApp returns what is known about each app that is checked.
+func (o *Ops) HealthByApp(ctx context.Context) (map[string]streams.Health, error) {
+	store, err := o.Healths(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := store.List(ctx)
+	byApp := make(map[string]streams.Health, len(list))
+	for _, h := range list {
+		byApp[h.App] = h
+	}
+	return byApp, err
+}
+
+// describe returns an app as a list shows it, but for its health.
+func describe(s manifest.Stored) App {
 	a := App{AppID: s.App, Revision: s.Revision, Events: []string{}, Calls: []string{}}
 	if s.Err != nil {
 		a.Error = strings.Join(strings.Split(s.Err.Error(), "\n"), "; ")

@@ -37,12 +37,12 @@ const maxReasonScan = 10_000
 // CountDeadLetters counts the dead letters there are.
 func (o *Ops) CountDeadLetters(ctx context.Context) (DeadLetterCounts, error) {
 	s := DeadLetterCounts{Endpoints: []DeadLetterCount{}, Reasons: []ReasonCount{}}
-	counts, err := o.DeadLetters().Counts(ctx)
+	total, counts, err := o.DeadLetters().Counts(ctx)
 	if err != nil {
 		return s, err
 	}
+	s.Total = total
 	for id, count := range counts {
-		s.Total += count
 		s.Endpoints = append(s.Endpoints, DeadLetterCount{App: id.App, Capability: id.Capability, Count: count})
 	}
 	slices.SortFunc(s.Endpoints, func(x, y DeadLetterCount) int {

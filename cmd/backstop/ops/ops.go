@@ -99,13 +99,17 @@ func (o *Ops) Notices() *streams.NoticeLog { return streams.NewNoticeLog(o.js) }
 // Attempts reads the delivery log.
 func (o *Ops) Attempts() *streams.AttemptLog { return streams.NewAttemptLog(o.js) }
 
-// Alerts returns the alerts that are raised, the longest first.
+// Alerts returns the alerts that are raised, the longest first, never nil.
 func (o *Ops) Alerts(ctx context.Context) ([]streams.Alert, error) {
 	kv, err := o.js.KeyValue(ctx, streams.AlertsBucket)
 	if err != nil {
 		return nil, err
 	}
-	return streams.NewAlerts(kv).List(ctx)
+	alerts, err := streams.NewAlerts(kv).List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append([]streams.Alert{}, alerts...), nil
 }
 
 // DeadLetters reads the dead letters.
