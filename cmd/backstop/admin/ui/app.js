@@ -142,12 +142,12 @@ document.addEventListener('submit', (event) => {
 // ---- What can be done.
 
 const acts = {
-  open: { title: 'Open the breaker', text: 'Nothing is sent there until you reset it: events wait in a lane of their own, calls are answered by the fallback.', done: 'The breaker is open.', why: 'reason' },
-  reset: { title: 'Reset the breaker', text: 'Webhooks are sent again at once, and what waits is caught up on.', done: 'The breaker is closed.', why: '' },
-  disable: { title: 'Disable the endpoint', text: 'Nothing is sent there, and its events become dead letters until you enable it.', done: 'The endpoint is disabled.', why: 'reason' },
-  enable: { title: 'Enable the endpoint', text: 'Webhooks are sent there again. Dead letters stay until you replay them.', done: 'The endpoint is enabled.', why: '' },
-  approve: { title: 'Approve the call', text: 'The app is sent the call, as an event, until it takes it.', done: 'Approved.', why: 'reason' },
-  reject: { title: 'Reject the call', text: 'The app is not sent the call, and the result says that it was rejected.', done: 'Rejected.', why: 'reason' },
+  open: { title: 'Open the breaker', text: 'Nothing is sent there until you reset it: events wait in a lane of their own, calls are answered by the fallback.', done: 'the breaker is open.', why: 'reason' },
+  reset: { title: 'Reset the breaker', text: 'Webhooks are sent again at once, and what waits is caught up on.', done: 'the breaker is closed.', why: '' },
+  disable: { title: 'Disable the endpoint', text: 'Nothing is sent there, and its events become dead letters until you enable it.', done: 'disabled.', why: 'reason' },
+  enable: { title: 'Enable the endpoint', text: 'Webhooks are sent there again. Dead letters stay until you replay them.', done: 'enabled.', why: '' },
+  approve: { title: 'Approve the call', text: 'The app is sent the call, as an event, until it takes it.', done: 'approved.', why: 'reason' },
+  reject: { title: 'Reject the call', text: 'The app is not sent the call, and the result says that it was rejected.', done: 'rejected.', why: 'reason' },
 };
 
 const paths = {
@@ -248,7 +248,7 @@ function start(name, data) {
     title: `${title}?`, text: `${data.id ? `${data.id}: ` : ''}${of(data)}. ${text}`, button: title, why,
     act: async (reason) => {
       await post(paths[name](data), why ? { [why]: reason } : {});
-      return `${done} ${data.id ?? of(data)}`;
+      return `${data.id ?? of(data)}: ${done}`;
     },
   });
 }
