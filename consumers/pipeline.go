@@ -242,9 +242,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() {
 			withLease(ctx, p.leases, "callbacks", p.cfg.Replica, (&awaiting{p: p}).run)
 		})
-		pull.Go(func() { withLease(ctx, p.leases, "rollup", p.cfg.Replica, p.folder.run) })
-		pull.Go(func() { withLease(ctx, p.leases, "alerts", p.cfg.Replica, p.alerting.run) })
-		pull.Go(func() { withLease(ctx, p.leases, "notices", p.cfg.Replica, (&forwarder{p: p}).run) })
+		pull.Go(func() { withLease(ctx, p.leases, "watch", p.cfg.Replica, p.watch) })
 		decisions := newDecisions(p)
 		pull.Go(func() { decisions.follow(ctx) })
 		pull.Go(func() { decisions.run(ctx) })
@@ -262,6 +260,16 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	p.marking.Wait()
 	after.Wait()
 	return err
+}
+
+// watch is what one replica does for all with the delivery log and the notices,
+// until ctx ends. Under one lease, as each is renewed with a write.
+func (p *Pipeline) watch(ctx context.Context) {
+	var all sync.WaitGroup
+	all.Go(func() { p.folder.run(ctx) })
+	all.Go(func() { p.alerting.run(ctx) })
+	all.Go(func() { (&forwarder{p: p}).run(ctx) })
+	all.Wait()
 }
 
 // withoutDeadline returns a context that ends with ctx and has no deadline. A

