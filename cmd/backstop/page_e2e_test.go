@@ -240,7 +240,11 @@ func (p *pageTest) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-func (p *pageTest) open(path string) { p.Helper(); p.do("open "+path, chromedp.Navigate(p.url+path)) }
+func (p *pageTest) open(path string) {
+	p.Helper()
+	p.do("open "+path, chromedp.Navigate(p.url+path))
+}
+
 func (p *pageTest) click(selector string) {
 	p.Helper()
 	p.do("click "+selector, chromedp.Click(chromedp.CSS(selector)))
@@ -420,8 +424,8 @@ func (p *pageTest) breakers() {
 	} {
 		p.click(button(step.act, "report", "quiz"))
 		p.click(`#ask-do`)
-		row := fmt.Sprintf(`document.querySelector("[data-key='app quiz'] tr:has([data-app=quiz][data-capability=report]) .gate")`)
-		p.until(step.act+" shows", row+`?.classList.contains('`+step.state+`')`)
+		gate := `document.querySelector("[data-key='app quiz'] tr:has([data-app=quiz][data-capability=report]) .gate")`
+		p.until(step.act+" shows", gate+`?.classList.contains('`+step.state+`')`)
 		p.until("the dialog is closed", `!document.querySelector('#ask').open`)
 		if step.act == "open" {
 			p.publish("events.report.quiz", "waits", `{}`)

@@ -155,10 +155,10 @@ func (s *Server) wholePage(w http.ResponseWriter, r *request) error {
 }
 
 // with returns the request as if it had asked for a list with these parameters.
-func (r *request) with(pairs ...string) *request {
+func (r *request) with(parameters map[string]string) *request {
 	query := make(url.Values)
-	for i := 0; i < len(pairs); i += 2 {
-		query.Set(pairs[i], strings.TrimSpace(pairs[i+1]))
+	for name, value := range parameters {
+		query.Set(name, strings.TrimSpace(value))
 	}
 	return &request{Request: r.Request, backend: r.backend, who: r.who, query: query}
 }
@@ -181,15 +181,17 @@ type lettersView struct {
 
 func showDeadLetters(r *request) (any, error) {
 	v := lettersView{Later: r.param("d-cursor") != ""}
-	list := r.with("app", r.param("d-app"), "capability", r.param("d-capability"), "reason", r.param("d-reason"),
-		"cursor", r.param("d-cursor"), "order", "newest", "limit", shownLetters)
+	list := r.with(map[string]string{
+		"app": r.param("d-app"), "capability": r.param("d-capability"), "reason": r.param("d-reason"),
+		"cursor": r.param("d-cursor"), "order": "newest", "limit": shownLetters,
+	})
 	v.Filter = ops.Criteria{App: list.param("app"), Capability: list.param("capability"), Reason: list.param("reason")}
 	var err error
 	v.page, err = findDeadLetters(list)
 	return v, err
 }
 
-func showPending(r *request) (any, error) { return findPending(r.with("limit", shownPending)) }
+func showPending(r *request) (any, error) { return findPending(r.with(map[string]string{"limit": shownPending})) }
 
 // attemptsView is the part with the delivery log.
 type attemptsView struct {
@@ -198,8 +200,10 @@ type attemptsView struct {
 }
 
 func showAttempts(r *request) (any, error) {
-	found, err := findAttempts(r.with("id", r.param("a-id"), "app", r.param("a-app"), "capability", r.param("a-capability"),
-		"outcome", r.param("a-outcome"), "cursor", r.param("a-cursor"), "limit", shownAttempts))
+	found, err := findAttempts(r.with(map[string]string{
+		"id": r.param("a-id"), "app": r.param("a-app"), "capability": r.param("a-capability"),
+		"outcome": r.param("a-outcome"), "cursor": r.param("a-cursor"), "limit": shownAttempts,
+	}))
 	return attemptsView{found, r.param("a-cursor") != ""}, err
 }
 
@@ -214,7 +218,7 @@ func showNotices(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := findNotices(r.with("limit", shownNotices))
+	list, err := findNotices(r.with(map[string]string{"limit": shownNotices}))
 	if len(list.Items) > 0 {
 		last = max(last, list.Items[0].Sequence) // it came in between
 	}
