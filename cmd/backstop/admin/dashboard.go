@@ -191,7 +191,9 @@ func showDeadLetters(r *request) (any, error) {
 	return v, err
 }
 
-func showPending(r *request) (any, error) { return findPending(r.with(map[string]string{"limit": shownPending})) }
+func showPending(r *request) (any, error) {
+	return findPending(r.with(map[string]string{"limit": shownPending}))
+}
 
 // attemptsView is the part with the delivery log.
 type attemptsView struct {
