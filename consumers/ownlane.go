@@ -9,6 +9,7 @@ import (
 
 	"backstop/dispatcher/breaker"
 	"backstop/streams"
+	"backstop/streams/killpoint"
 )
 
 // lanePull is how long a pull on an own lane waits at the broker; after one
@@ -48,10 +49,12 @@ func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint6
 func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 	until, blocked := l.e.blocked(time.Now())
 	until = pauseEnd(until, blocked)
+	killpoint.Here(killpoint.LaneMaking)
 	cons, err := l.p.js.CreateOrUpdateConsumer(ctx, streams.LaneStream, l.e.id.LaneConfig(until))
 	if err != nil {
 		return false, err
 	}
+	killpoint.Here(killpoint.LaneMade)
 	l.paused = until
 	if info := cons.CachedInfo(); info.Paused && !blocked {
 		// By a process that is gone: updating a durable doesn't end its pause,
@@ -194,7 +197,9 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	if info.NumAckPending > 0 || l.e.box.isDiverted() {
 		return false, nil
 	}
+	killpoint.Here(killpoint.LaneEmpty)
 	err = l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
+	killpoint.Here(killpoint.LaneRemoved)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		err = nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"backstop/streams"
+	"backstop/streams/killpoint"
 	"backstop/streams/manifest"
 	"backstop/streams/secrets"
 )
@@ -116,9 +117,11 @@ func applyOne(ctx context.Context, store *manifest.Store, sealed *secrets.Store,
 	} else if err := sealed.Set(ctx, m.AppID, given); err != nil {
 		return applied{}, err
 	}
+	killpoint.Here(killpoint.SecretStored)
 	if result.Revision, result.Created, err = store.Put(ctx, m, nil); err != nil {
 		return applied{}, hint(err, "the same again; a secret that was made for the app and not shown is replaced then")
 	}
+	killpoint.Here(killpoint.ManifestStored)
 	return result, nil
 }
 
