@@ -24,7 +24,8 @@ type ownLane struct {
 	p *Pipeline
 	e *endpoint
 	// paused is until when this process has paused the durable.
-	paused time.Time
+	paused   time.Time
+	appetite appetite
 }
 
 // run works until the lane is empty or ctx ends. done reports, for an empty
@@ -139,7 +140,7 @@ func (l *ownLane) batch() int {
 			return 1
 		}
 	}
-	return min(l.e.box.free(), pullBatch)
+	return l.appetite.atMost(min(l.e.box.free(), pullBatch))
 }
 
 // wait returns when the time is over, a run has ended, or the endpoint has changed.
@@ -163,6 +164,7 @@ func (l *ownLane) receive(msg jetstream.Msg) {
 	if !fresh {
 		return
 	}
+	l.appetite.seen(msg)
 	if reason, why := inspect(d); reason != "" {
 		l.p.aside(func() { l.p.bury(d, reason, why, 0) })
 		return
