@@ -22,6 +22,8 @@ type publication struct {
 	body string // hash of the payload
 	// queued came of a call, whose own attempt has the same id.
 	queued bool
+	// maybe: nobody knows whether it was stored at all.
+	maybe bool
 	// owed may be delivered again because a callback did not come.
 	owed bool
 	// decided: an operator replayed or discarded its dead letter, or tried to.
@@ -95,12 +97,15 @@ func (b *books) account(t target, p publication) {
 		}
 	}
 	switch {
+	case fates == 0 && p.maybe:
 	case fates == 0:
 		b.problem("event %s for %s, published at %s, is neither delivered nor dead-lettered nor pending nor discarded: LOST; requests %s", t.id, t.EndpointID, clock(p.at), describe(requests))
 	case len(letters) > 1:
 		b.problem("event %s at %s has %d dead letters", t.id, t.EndpointID, len(letters))
 	case b.pending[t] > 1:
 		b.problem("event %s at %s is pending %d times", t.id, t.EndpointID, b.pending[t])
+	case fates > 1 && p.queued: // the app answered the call too late, and then the event
+		b.several++
 	case fates > 1:
 		b.several++
 		last := times
@@ -166,6 +171,11 @@ func (b *books) attempts(t target, p publication) {
 	}
 }
 
+// serverShadow is the same for a fault of the NATS server, which may be behind
+// with writing acknowledgements down by as long as its disk keeps it waiting;
+// these disks are busy.
+const serverShadow = 6 * time.Second
+
 // explained tells whether a fault explains that an event was handled once more
 // at the given time: one began before that, and something had happened to the
 // event while it lasted, or not long before - it was published, or tried - that
@@ -176,8 +186,12 @@ func (b *books) explained(p publication, requests []entry, again time.Time) bool
 		happened = append(happened, e.At)
 	}
 	for _, f := range b.faults {
+		shadow := killShadow
+		if f.server {
+			shadow = serverShadow
+		}
 		for _, at := range happened {
-			if f.from.Before(again) && f.from.Sub(at) < killShadow && !at.After(f.to) {
+			if f.from.Before(again) && f.from.Sub(at) < shadow && !at.After(f.to) {
 				return true
 			}
 		}

@@ -47,6 +47,7 @@ type rig struct {
 type fault struct {
 	what     string
 	from, to time.Time
+	server   bool // of the NATS server as well
 }
 
 // faults are those of one run.
@@ -197,7 +198,7 @@ func (r *rig) kill() {
 		r.Fatal("backstop serve ended well although it was killed")
 	}
 	now := time.Now()
-	r.faults.add(fault{"serve killed", now, now})
+	r.faults.add(fault{what: "serve killed", from: now, to: now})
 }
 
 func (r *rig) ready() bool {
