@@ -42,6 +42,7 @@ func (w *world) await(js jetstream.JetStream) map[target]int {
 		pause(ctx, 100*time.Millisecond)
 	}
 	w.problem("not settled after %v: %s", settleWithin, last)
+	w.tellLanes(js)
 	rest, _ := w.inLanes(w.ctx, js)
 	return rest
 }
@@ -70,6 +71,23 @@ func (w *world) pendingNow(ctx context.Context, js jetstream.JetStream) (map[tar
 		}
 	}
 	return rest, nil
+}
+
+// tellLanes writes down in what state the lanes are that didn't settle.
+func (w *world) tellLanes(js jetstream.JetStream) {
+	ctx, cancel := context.WithTimeout(w.ctx, 20*time.Second)
+	defer cancel()
+	var text strings.Builder
+	stream, err := js.Stream(ctx, streams.LaneStream)
+	if err == nil {
+		for info := range stream.ListConsumers(ctx).Info() {
+			fmt.Fprintf(&text, "%s: made %s, pending %d, ack pending %d, redelivered %d, waiting %d, delivered %+v, floor %+v, paused %t for %v\n", info.Name, clock(info.Created),
+				info.NumPending, info.NumAckPending, info.NumRedelivered, info.NumWaiting, info.Delivered, info.AckFloor, info.Paused, info.PauseRemaining)
+		}
+	}
+	breakers, err2 := w.output("breakers", "list", "--json")
+	fmt.Fprintf(&text, "breakers: %s\n%v %v\n", breakers, err, err2)
+	w.must(os.WriteFile(filepath.Join(w.dir, "lanes.log"), []byte(text.String()), 0o600))
 }
 
 // inLanes reads what waits in LANES.
