@@ -26,6 +26,7 @@ type ownLane struct {
 	// paused is until when this process has paused the durable.
 	paused   time.Time
 	appetite appetite
+	leftover leftover
 }
 
 // run works until the lane is empty or ctx ends. done reports, for an empty
@@ -36,6 +37,7 @@ func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint6
 		seen := parked()
 		empty, err := l.work(ctx)
 		switch {
+		case errors.Is(err, errAgain):
 		case err != nil && ctx.Err() == nil:
 			l.p.log.Warn("own lane: can't work, trying again", "endpoint", l.e.id.String(), "error", err)
 			sleep(ctx, pullRetry)
@@ -196,14 +198,22 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	if !l.e.troubled(time.Now()) {
 		l.e.box.divert(false)
 	}
-	if info.NumAckPending > 0 || l.e.box.isDiverted() {
+	if info.NumAckPending > 0 {
 		return false, nil
 	}
-	killpoint.Here(killpoint.LaneEmpty)
-	err = l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
-	killpoint.Here(killpoint.LaneRemoved)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		err = nil
+	if l.e.box.isDiverted() {
+		return false, l.again(ctx, info)
 	}
+	killpoint.Here(killpoint.LaneEmpty)
+	err = l.remove(ctx)
+	killpoint.Here(killpoint.LaneRemoved)
 	return err == nil, err
+}
+
+func (l *ownLane) remove(ctx context.Context) error {
+	err := l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil
+	}
+	return err
 }

@@ -45,7 +45,7 @@ func (p *Pipeline) ackMoved(d *delivery) {
 func (p *Pipeline) bury(d *delivery, reason streams.DeadLetterReason, why string, status int) {
 	letter := streams.DeadLetter{Event: d.event, Reason: reason, Err: why, Status: status, FailedAt: time.Now()}
 	if killpoint.Broken(killpoint.AckBeforeStore) {
-		_ = d.msg.Ack()
+		_ = d.msg.DoubleAck(p.work)
 		killpoint.Here(killpoint.LetterStored)
 	}
 	if killpoint.Broken(killpoint.Unstable) {

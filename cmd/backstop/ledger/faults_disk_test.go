@@ -154,6 +154,3 @@ func (r *replica) healthy() bool {
 	_ = resp.Body.Close()
 	return resp.StatusCode == http.StatusOK
 }
-
-// part is not made yet.
-func (w *world) part(time.Duration) { w.problem("the rig can't part networks") }

@@ -6,11 +6,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,26 +40,96 @@ func oneRun(t *testing.T, binary string, seed uint64, p plan, env ...string) (*w
 	ctx, cancel := context.WithTimeout(t.Context(), runTimeout)
 	t.Cleanup(cancel)
 	w := newWorld(t, ctx, binary, seed, p, env...)
-	var applying, all sync.WaitGroup
-	apps := make(chan string)
-	for range 4 {
-		applying.Go(func() {
-			for app := range apps {
-				w.apply(app)
-			}
-		})
-	}
-	for _, app := range w.apps() {
-		apps <- app
-	}
-	close(apps)
-	applying.Wait()
-	all.Go(w.traffic)
+	w.applyAll()
+	var all sync.WaitGroup
+	all.Go(func() { w.traffic(ctx, faultEvents, faultCalls) })
 	all.Go(w.operate)
 	all.Go(w.strike)
 	all.Wait()
 	w.decide()
 	return w, w.audit()
+}
+
+// TestE2EEveryPointKills: each named point is really come past, and being
+// killed there costs nothing.
+func TestE2EEveryPointKills(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	w := newWorld(t, ctx, rigBinaries(t, ctx), uint64(time.Now().Unix()), plan{world: embeddedWorld, replicas: 1})
+	w.applyAll()
+	busy, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { w.traffic(busy, math.MaxInt, math.MaxInt) })
+	all.Go(func() {
+		for busy.Err() == nil {
+			w.decide()
+			pause(busy, 300*time.Millisecond)
+		}
+	})
+	for _, p := range killpoint.Points() {
+		arm := string(p) + ":1"
+		switch p {
+		case killpoint.SecretStored, killpoint.ManifestStored:
+			w.apply("ok-3", "BACKSTOP_KILL="+arm)
+		case killpoint.DeadLetterDecided:
+			w.awaitLetters(replayedApp)
+			w.persist([]string{"BACKSTOP_KILL=" + arm}, "dlq", "replay", "--app", replayedApp, "--force")
+		default:
+			w.replicas[0].killWith(arm)
+		}
+		for began := time.Now(); ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
+			if _, killedAt := w.visited(); killedAt[string(p)] > 0 {
+				t.Logf("%s killed after %v", p, time.Since(began).Round(time.Millisecond))
+				break
+			}
+			if p == killpoint.Draining && w.replicas[0].ready() {
+				w.replicas[0].signal(syscall.SIGTERM)
+			}
+			if time.Since(began) > time.Minute {
+				t.Errorf("nothing came past the point %s within a minute", p)
+				break
+			}
+		}
+	}
+	stop()
+	all.Wait()
+	w.decide()
+	b := w.audit()
+	for _, problem := range b.problems {
+		t.Error(problem)
+	}
+	t.Log(b)
+}
+
+// TestE2EBrokenBuildsAreCaught: a build that makes a mistake on purpose doesn't
+// pass for a good one.
+func TestE2EBrokenBuildsAreCaught(t *testing.T) {
+	binary := rigBinaries(t, t.Context())
+	for mistake, want := range map[killpoint.Mistake]string{
+		killpoint.AckFirst:       "LOST",
+		killpoint.AckBeforeStore: "LOST",
+		killpoint.Unstable:       "another payload",
+		killpoint.Impatient:      "after the one before, want at least",
+	} {
+		t.Run(string(mistake), func(t *testing.T) {
+			p := plan{world: singleWorld, replicas: 2, arms: []string{"answered:50", "letter_stored:5"}, commands: make([]string, 4)}
+			for i := range 3 {
+				p.blows = append(p.blows, blow{at: time.Duration(1+i) * time.Second, what: "kill", who: i % 2, arm: []string{"letter_stored:5", "request_sent:20"}[i%2]})
+			}
+			w, b := oneRun(t, binary, 1, p, "BACKSTOP_BROKEN="+string(mistake))
+			w.end()
+			found := 0
+			for _, problem := range b.problems {
+				if strings.Contains(problem, want) {
+					found++
+				}
+			}
+			if found == 0 {
+				t.Errorf("nobody noticed; found was %q", b.problems)
+			}
+			t.Logf("%d problems, of which %d say %q", len(b.problems), found, want)
+		})
+	}
 }
 
 // outcome is a line of the report.
@@ -165,11 +238,15 @@ func manyRuns(t *testing.T, seed, runs, parallel uint64) {
 // unmade says why this machine can't make a world, "" when it can.
 func unmade(kind worldKind) string {
 	switch {
-	case kind == partitionWorld:
-		return "not built yet"
-	case kind == powerWorld || kind == diskWorld:
-		if os.Geteuid() != 0 {
-			return "it takes root to mount a file system"
+	case kind != powerWorld && kind != diskWorld && kind != partitionWorld:
+		return ""
+	case os.Geteuid() != 0:
+		return "it takes root to mount file systems and to make networks"
+	}
+	need := map[worldKind][]string{powerWorld: {"losetup", "mkfs.ext4"}, partitionWorld: {"ip"}}
+	for _, program := range need[kind] {
+		if _, err := exec.LookPath(program); err != nil {
+			return err.Error()
 		}
 	}
 	return ""

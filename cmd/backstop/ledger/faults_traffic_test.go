@@ -21,13 +21,13 @@ import (
 const (
 	faultEvents = 500
 	publishers  = 4
-	calls       = 60
+	faultCalls  = 60
 	trafficGap  = 30 * time.Millisecond // between the events of one publisher
 )
 
-// traffic publishes events and makes calls, and returns when all events are
-// acknowledged and all calls are over.
-func (w *world) traffic() {
+// traffic publishes events and makes calls, as many as are asked for or until
+// ctx ends, and returns when all events are acknowledged and all calls are over.
+func (w *world) traffic(ctx context.Context, events, calls int) {
 	nc, js := w.connect()
 	defer nc.Close()
 	publisher := streams.NewPublisher(js)
@@ -35,7 +35,7 @@ func (w *world) traffic() {
 	for n := range publishers {
 		random := rand.New(rand.NewPCG(w.seed, uint64(100+n)))
 		all.Go(func() {
-			for i := n; i < faultEvents && w.ctx.Err() == nil; i += publishers {
+			for i := n; i < events && ctx.Err() == nil; i += publishers {
 				w.publishOne(publisher, random, i)
 				pause(w.ctx, time.Duration(random.Int64N(2*int64(trafficGap))))
 			}
@@ -43,7 +43,7 @@ func (w *world) traffic() {
 	}
 	all.Go(func() {
 		random := rand.New(rand.NewPCG(w.seed, 99))
-		for i := range calls {
+		for i := 0; i < calls && ctx.Err() == nil; i++ {
 			w.callOnce(nc, random, i)
 			pause(w.ctx, trafficGap)
 		}

@@ -32,6 +32,7 @@ type world struct {
 	replicas []*replica
 	nodes    []*node
 	disk     *disk
+	link     *link
 	keeping  sync.WaitGroup
 	stop     context.CancelFunc // of keeping
 
@@ -63,7 +64,6 @@ type replica struct {
 	*rig
 	w    *world
 	name string
-	wrap []string // what it is run by: ip netns exec …
 
 	gate sync.Mutex // held while it must not be started
 	mu   sync.Mutex
@@ -74,8 +74,8 @@ type replica struct {
 
 // keep runs the replica until ctx ends.
 func (r *replica) keep(ctx context.Context, ready func()) {
+	died := time.Now()
 	for ctx.Err() == nil {
-		died := time.Now()
 		r.gate.Lock()
 		r.mu.Lock()
 		arm := r.arm
@@ -105,8 +105,12 @@ func (r *replica) keep(ctx context.Context, ready func()) {
 				ready = nil
 			}
 		}
+		wasReady := r.up.After(died)
 		err = <-exited
 		exited <- err
+		if wasReady {
+			died = time.Now()
+		}
 		if ctx.Err() == nil && !killed(err) && err != nil {
 			r.w.problem("%s ended by itself: %v", r.name, err)
 		}
@@ -259,7 +263,12 @@ func (w *world) newNodes(count int, host string) {
 func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p plan, env ...string) *world {
 	t.Helper()
 	w := &world{seed: seed, random: rand.New(rand.NewPCG(seed, 5)), plan: p, published: map[target]publication{}, decided: map[string]string{}}
-	w.rig = newRigOf(t, ctx, binary, w.secrets())
+	var listen []string
+	if p.world == partitionWorld {
+		w.link = newLink(t, ctx)
+		listen = append(listen, listenEnv+"="+w.link.here)
+	}
+	w.rig = newRigOf(t, ctx, binary, w.secrets(), listen...)
 	w.env = append(w.env, env...)
 	w.env = append(w.env, "BACKSTOP_ADMIN_TOKEN="+adminToken, "BACKSTOP_KILL_RECORD="+filepath.Join(w.dir, "points"))
 	switch p.world {
@@ -270,6 +279,9 @@ func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p p
 		w.env = append(w.env, "BACKSTOP_STORE_MAX=300MiB", "BACKSTOP_DATA_DIR="+filepath.Join(w.disk.mount, "data"))
 	case singleWorld:
 		w.newNodes(1, "127.0.0.1")
+	case partitionWorld:
+		w.newNodes(1, w.link.here)
+		w.env = append(w.env, "BACKSTOP_ALLOWED_NETWORKS=127.0.0.0/8,"+w.link.network)
 	case clusterWorld:
 		w.newNodes(3, "127.0.0.1")
 		w.env = append(w.env, "BACKSTOP_REPLICAS=3")
@@ -283,6 +295,10 @@ func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p p
 		one := w.rig
 		if i > 0 {
 			one = w.sibling()
+			if w.link != nil { // beyond it
+				one.wrap, one.http = []string{"ip", "netns", "exec", w.link.name}, w.link.there+":8080"
+				one.env = append(one.env, "BACKSTOP_HTTP_ADDR="+one.http)
+			}
 		}
 		r := &replica{rig: one, w: w, name: fmt.Sprintf("replica%d", i+1)}
 		r.env = append(append([]string{}, r.env...), "BACKSTOP_REPLICA_NAME="+r.name, "BACKSTOP_PUBLIC_URL=http://"+r.http)
@@ -424,6 +440,35 @@ func (w *world) apply(app string, env ...string) {
 	w.must(os.WriteFile(file, w.manifest(app), 0o600))
 	w.must(os.WriteFile(secret, []byte(secretOf(w.secrets(), app)), 0o600))
 	w.persist(env, "apps", "apply", file, "--secret-file", secret)
+}
+
+// applyAll declares all apps.
+func (w *world) applyAll() {
+	var applying sync.WaitGroup
+	names := make(chan string)
+	for range 4 {
+		applying.Go(func() {
+			for app := range names {
+				w.apply(app)
+			}
+		})
+	}
+	for _, app := range w.apps() {
+		names <- app
+	}
+	close(names)
+	applying.Wait()
+}
+
+// awaitLetters waits until an app has dead letters.
+func (w *world) awaitLetters(app string) {
+	for w.ctx.Err() == nil {
+		out, err := w.output("dlq", "list", "--app", app, "--json")
+		if err == nil && strings.Contains(string(out), `"id"`) {
+			return
+		}
+		pause(w.ctx, 200*time.Millisecond)
+	}
 }
 
 // persist runs a command until it succeeds; env is for the first time alone.

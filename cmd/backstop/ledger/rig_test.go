@@ -33,6 +33,7 @@ type rig struct {
 	record          string // the receivers' file
 	env             []string
 	log             io.Writer // what serve says
+	wrap            []string  // what serve is run by; nothing by default
 	serve           *exec.Cmd
 	exited          chan error
 	faults          *faults
@@ -99,8 +100,8 @@ func newRig(t *testing.T, ctx context.Context) *rig {
 }
 
 // newRigOf has the given program serve. The receivers check signatures if
-// secrets is not empty; see secretOf.
-func newRigOf(t *testing.T, ctx context.Context, binary, secrets string) *rig {
+// secrets is not empty; see secretOf. The environment is for them.
+func newRigOf(t *testing.T, ctx context.Context, binary, secrets string, env ...string) *rig {
 	t.Helper()
 	r := &rig{T: t, ctx: ctx, binary: binary, dir: t.TempDir(), log: t.Output(), faults: &faults{}, client: http.Client{Timeout: 2 * time.Second}}
 	r.record = filepath.Join(r.dir, "record.jsonl")
@@ -108,16 +109,16 @@ func newRigOf(t *testing.T, ctx context.Context, binary, secrets string) *rig {
 	r.url, r.http = "nats://"+addr, freeAddr(t)
 	r.env = append(os.Environ(), "NATS_URL=", "BACKSTOP_NATS_ADDR="+addr, "BACKSTOP_HTTP_ADDR="+r.http,
 		"BACKSTOP_DATA_DIR="+filepath.Join(r.dir, "data"), "BACKSTOP_ALLOWED_NETWORKS=127.0.0.0/8", "BACKSTOP_LOG_LEVEL=warn")
-	r.startReceiver(secrets)
+	r.startReceiver(secrets, env)
 	return r
 }
 
-func (r *rig) startReceiver(secrets string) {
+func (r *rig) startReceiver(secrets string, env []string) {
 	r.Helper()
 	self, err := os.Executable()
 	r.must(err)
 	receiver := exec.CommandContext(r.ctx, self)
-	receiver.Env = append(os.Environ(), receiverEnv+"="+r.record, secretsEnv+"="+secrets)
+	receiver.Env = append(append(os.Environ(), receiverEnv+"="+r.record, secretsEnv+"="+secrets), env...)
 	receiver.Stderr = r.Output()
 	stdin, err := receiver.StdinPipe()
 	r.must(err)
@@ -161,7 +162,8 @@ func (r *rig) start() {
 
 // launch runs backstop serve, with more in its environment.
 func (r *rig) launch(env ...string) error {
-	r.serve = exec.CommandContext(r.ctx, r.binary, "serve")
+	command := append(append([]string{}, r.wrap...), r.binary, "serve")
+	r.serve = exec.CommandContext(r.ctx, command[0], command[1:]...)
 	r.serve.Env, r.serve.Stderr = append(append([]string{}, r.env...), env...), r.log
 	if err := r.serve.Start(); err != nil {
 		return err
