@@ -40,19 +40,37 @@ func (l *AttemptLog) Dropped() uint64 { return l.dropped.Load() }
 
 // Record queues the entry of one attempt. It never blocks.
 func (l *AttemptLog) Record(c dispatcher.Call, out dispatcher.Outcome) {
+	select {
+	case l.entries <- entryOf(c, out):
+	default:
+		l.dropped.Add(1)
+	}
+}
+
+// entryOf describes an attempt.
+func entryOf(c dispatcher.Call, out dispatcher.Outcome) streams.Attempt {
 	entry := streams.Attempt{
 		ID: c.Event.ID, App: c.Endpoint.App, Capability: c.Endpoint.Capability, Time: time.Now().Add(-out.Duration).UTC(),
-		Attempt: c.Attempt, DurationMs: float64(out.Duration.Microseconds()) / 1000, Verdict: out.Verdict.String(),
-		Reason: string(out.Reason), Status: out.Status, TimedOut: out.Reason == dispatcher.ReasonTimeout,
+		Attempt: c.Attempt, DurationMs: float64(out.Duration.Microseconds()) / 1000,
+		Call: c.Sync, Requested: out.Requested, Success: success(c, out),
+		Verdict: out.Verdict.String(), Reason: string(out.Reason), Status: out.Status, TimedOut: out.Reason == dispatcher.ReasonTimeout,
 	}
 	if out.Err != nil {
 		entry.Error = out.Err.Error()
 	}
-	select {
-	case l.entries <- entry:
-	default:
-		l.dropped.Add(1)
+	if out.AppError != nil { // then the error quotes it
+		entry.Error = redact(entry.Error)
 	}
+	if len(out.Body) > 0 {
+		entry.Answer = redactAnswer(out.Body)
+	}
+	return entry
+}
+
+// success tells whether the app did its part. One that says no to a call has
+// answered it; an event to which it says no becomes a dead letter.
+func success(c dispatcher.Call, out dispatcher.Outcome) bool {
+	return out.Verdict == dispatcher.Delivered || c.Sync && out.Verdict == dispatcher.Rejected && out.AppError != nil
 }
 
 // Run writes until ctx ends, and then what is left.

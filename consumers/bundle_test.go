@@ -80,6 +80,7 @@ func (b *bundle) must(err error) {
 
 // pipeline is one running replica.
 type pipeline struct {
+	*consumers.Pipeline
 	stop func() error // ends Run and returns its error; may be called once more for nothing
 }
 
@@ -123,7 +124,7 @@ func (b *bundle) start(name string, change ...func(*consumers.Config)) *pipeline
 	case <-b.patience.Done():
 		b.Fatal("the pipeline did not get ready")
 	}
-	return &pipeline{stop: stop}
+	return &pipeline{Pipeline: p, stop: stop}
 }
 
 func (b *bundle) record(_ dispatcher.Call, out dispatcher.Outcome) {
@@ -142,7 +143,10 @@ func (b *bundle) apply(app, url string, webhook map[string]any, capabilities ...
 		maps.Copy(hook, webhook)
 		hooks[c] = hook
 	}
-	data, err := json.Marshal(map[string]any{"appId": app, "name": app, "baseUrl": url, "webhooks": hooks})
+	data, err := json.Marshal(map[string]any{
+		"appId": app, "name": app, "baseUrl": url, "webhooks": hooks,
+		"health": map[string]any{"path": "/health"}, "metrics": map[string]any{"path": "/metrics"},
+	})
 	b.must(err)
 	m, err := manifest.Parse(data, manifest.Options{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	b.must(err)

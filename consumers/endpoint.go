@@ -27,6 +27,8 @@ type endpoint struct {
 	mu sync.Mutex
 	// gate is what the breakers bucket says; nil means nothing.
 	gate *streams.Gate
+	// lastTripped is when the bucket last said that the breaker is not closed.
+	lastTripped time.Time
 	// pausedUntil is until when the app asked to be left alone (429).
 	pausedUntil time.Time
 }
@@ -64,16 +66,49 @@ func (e *endpoint) wake() {
 	}
 }
 
-// setGate takes over what the breakers bucket says of the endpoint; nil means
-// that it has no entry (any more).
-func (e *endpoint) setGate(g *streams.Gate) {
+// tripped returns what the breakers bucket says of the endpoint, nil while its
+// breaker is closed, and when that was last seen to be otherwise: the zero time
+// for never.
+func (e *endpoint) tripped() (*streams.Gate, time.Time) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
+	if trips(e.gate) {
+		return e.gate, e.lastTripped
+	}
+	return nil, e.lastTripped
+}
+
+// trips tells whether a gate is that of a breaker which is not closed.
+func trips(g *streams.Gate) bool { return g != nil && g.State != streams.GateDisabled }
+
+// setGate takes over what the breakers bucket says of the endpoint, now; nil
+// means that it has no entry (any more).
+func (e *endpoint) setGate(g *streams.Gate, now time.Time) {
+	e.mu.Lock()
+	if trips(e.gate) || trips(g) {
+		e.lastTripped = now
+	}
 	e.gate = g
 	e.mu.Unlock()
-	if d := e.declared.Load(); g == nil && d != nil {
-		d.breaker.Reset(breaker.CauseRemote)
+	if d := e.declared.Load(); d != nil {
+		switch {
+		case g == nil:
+			d.breaker.Reset(breaker.CauseRemote)
+		case g.State == streams.GateHalfOpen:
+			endWait(d.breaker)
+		}
 	}
 	e.applyGate()
+}
+
+// endWait lets probes through a breaker that would have stayed open for a
+// while. Done when the bucket tells, and not with every applyGate: a breaker
+// that opens again after it has to stay so.
+func endWait(b *breaker.Breaker) {
+	now := time.Now()
+	if state, until := b.State(); state == breaker.Open && until.After(now) {
+		b.Trip(now, breaker.CauseRemote)
+	}
 }
 
 // applyGate trips the breaker if the bucket says so. An endpoint that is not
@@ -94,6 +129,10 @@ func (e *endpoint) applyGate() {
 	case streams.GateOpen:
 		if state == breaker.Closed {
 			d.breaker.Trip(e.gate.Until, breaker.CauseRemote)
+		}
+	case streams.GateHalfOpen:
+		if state == breaker.Closed { // as in a process that has just started
+			d.breaker.Trip(time.Now(), breaker.CauseRemote)
 		}
 	}
 }

@@ -12,6 +12,9 @@ import (
 func (p *Pipeline) followManifests(ctx context.Context, loaded func()) {
 	for ctx.Err() == nil {
 		err := p.cfg.Manifests.Watch(ctx, func(u manifest.Update) {
+			if !u.Loaded {
+				p.health.declare(u.App, u.Manifest)
+			}
 			switch {
 			case u.Loaded:
 				loaded()

@@ -67,6 +67,12 @@ type Config struct {
 	Drain time.Duration
 	// Observer counts what happens. Nil counts nothing.
 	Observer Observer
+	// Health says how apps' health is checked. Its zero value checks nothing.
+	Health HealthConfig
+	// Now is the time that alerts go by. Defaults to time.Now.
+	Now func() time.Time
+	// AlertEvery is how often alerts are evaluated. Defaults to 10 s.
+	AlertEvery time.Duration
 }
 
 // Observer is told what the pipeline does with events, beside the attempts
@@ -107,6 +113,10 @@ type Pipeline struct {
 	parker       *parker
 	spiller      *spiller
 	notices      *notices
+	folder       *folder
+	rollups      *Rollups
+	alerting     *alerting
+	health       *healthChecks
 
 	// work outlives the context of Run: attempts in flight are finished and
 	// settled after pulling has stopped.
@@ -127,11 +137,18 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if cfg.Observer == nil {
 		cfg.Observer = noObserver{}
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	breakers, err := cfg.JetStream.KeyValue(ctx, streams.BreakersBucket)
 	if err != nil {
 		return nil, err
 	}
 	leases, err := cfg.JetStream.KeyValue(ctx, streams.LeasesBucket)
+	if err != nil {
+		return nil, err
+	}
+	healths, err := cfg.JetStream.KeyValue(ctx, streams.HealthBucket)
 	if err != nil {
 		return nil, err
 	}
@@ -143,12 +160,22 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
+	rollups, err := cfg.JetStream.KeyValue(ctx, streams.RollupsBucket)
+	if err != nil {
+		return nil, err
+	}
+	alerts, err := cfg.JetStream.KeyValue(ctx, streams.AlertsBucket)
+	if err != nil {
+		return nil, err
+	}
 	p := &Pipeline{
 		cfg: cfg, js: cfg.JetStream, log: cfg.Log, observe: cfg.Observer,
 		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases, callbacks: callbacks, pendings: streams.NewPendings(pending),
 		laneHolds: newHolds(), parker: newParker(cfg.JetStream), notices: newNotices(cfg.JetStream, cfg.Log),
+		folder: &folder{js: cfg.JetStream, log: cfg.Log}, rollups: NewRollups(cfg.JetStream, rollups, cfg.Log),
 		stopping: make(chan struct{}), ready: make(chan struct{}),
 	}
+	p.alerting = newAlerting(p, streams.NewAlerts(alerts))
 	p.work, p.cutOff = context.WithCancel(context.WithoutCancel(ctx))
 	p.answer = dispatcher.Chain(cfg.Deliver, p.learning)
 	if cfg.Fallback != nil {
@@ -157,6 +184,7 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	p.fleet = newFleet(cfg, p.attempt, &p.busy)
 	p.capabilities = newCapabilities(p)
 	p.lanes = newLanes(p)
+	p.health = newHealthChecks(p, cfg.Health, streams.NewHealths(healths))
 	p.spiller = newSpiller(func(e *endpoint, d *delivery) { p.aside(func() { p.park(e, d) }) })
 	return p, nil
 }
@@ -164,6 +192,17 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 // Ready is closed when manifests and breakers are loaded, every declared
 // capability can be published to, and calls are answered.
 func (p *Pipeline) Ready() <-chan struct{} { return p.ready }
+
+// Rollups answers what came of the attempts of the last day, once Run runs.
+func (p *Pipeline) Rollups() *Rollups { return p.rollups }
+
+// RollupLag is how old the attempts are that the rollups don't have yet: 0 when
+// there are none, or when another replica adds them up.
+func (p *Pipeline) RollupLag() time.Duration { return p.folder.lag() }
+
+// AlertsActive is how many alerts are raised, at the replica that evaluates
+// them; 0 at the others.
+func (p *Pipeline) AlertsActive() int { return int(p.alerting.active.Load()) }
 
 // aside does something for an event that waits for the network, so that no
 // pull waits for it. What is held bounds how much of it there can be.
@@ -181,6 +220,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	// What the lanes rely on is loaded before they start.
 	gates, manifests := make(chan struct{}), make(chan struct{})
 	follow.Go(func() { _ = p.followGates(ctx, func() { close(gates) }) })
+	follow.Go(func() { _ = p.rollups.Run(ctx) })
 	follow.Go(func() { p.followManifests(ctx, sync.OnceFunc(func() { close(manifests) })) })
 	// Breakers change and notices are made until the last event has settled.
 	after.Go(func() { p.followBreakers(p.work) })
@@ -197,9 +237,13 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() {
 			withLease(ctx, p.leases, "trimmer", p.cfg.Replica, (&trimmer{p: p}).run)
 		})
+		if p.cfg.Health.Interval > 0 {
+			pull.Go(func() { withLease(ctx, p.leases, "health", p.cfg.Replica, p.health.run) })
+		}
 		pull.Go(func() {
 			withLease(ctx, p.leases, "callbacks", p.cfg.Replica, (&awaiting{p: p}).run)
 		})
+		pull.Go(func() { withLease(ctx, p.leases, "watch", p.cfg.Replica, p.watch) })
 		decisions := newDecisions(p)
 		pull.Go(func() { decisions.follow(ctx) })
 		pull.Go(func() { decisions.run(ctx) })
@@ -218,6 +262,16 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	p.marking.Wait()
 	after.Wait()
 	return err
+}
+
+// watch is what one replica does for all with the delivery log and the notices,
+// until ctx ends. Under one lease, as each is renewed with a write.
+func (p *Pipeline) watch(ctx context.Context) {
+	var all sync.WaitGroup
+	all.Go(func() { p.folder.run(ctx) })
+	all.Go(func() { p.alerting.run(ctx) })
+	all.Go(func() { (&forwarder{p: p}).run(ctx) })
+	all.Wait()
 }
 
 // withoutDeadline returns a context that ends with ctx and has no deadline. A

@@ -318,7 +318,7 @@ func TestCallDisables(t *testing.T) {
 func TestCallsAcrossReplicas(t *testing.T) {
 	b := setup(t)
 	quiz := newApp(b, answers(200, `{"success":true,"data":1}`))
-	b.apply("quiz", quiz.URL, takesCalls(map[string]any{"concurrency": 1024}), "score")
+	b.apply("quiz", quiz.URL, takesCalls(map[string]any{"concurrency": 1024, "timeout": 10000}), "score")
 	r1, r2 := b.start("r1"), b.start("r2")
 	reply, err := b.nc.Request("$SRV.PING.backstop-calls", nil, 5*time.Second)
 	b.must(err)

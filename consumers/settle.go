@@ -84,8 +84,13 @@ func (p *Pipeline) waitFor(e *endpoint, d *delivery, out dispatcher.Outcome) {
 		p.park(e, d)
 	default:
 		// Where it is, it is right already. The lane is paused while the
-		// breaker is open, so this wait is for what slipped through.
-		d.putBack(max(out.RetryAfter, time.Second))
+		// breaker is open, so this wait is for what slipped through; it must
+		// not outlast a breaker that is reset, or lets probes through early.
+		wait := max(out.RetryAfter, time.Second)
+		if out.Reason == dispatcher.ReasonCircuitOpen {
+			wait = time.Second
+		}
+		d.putBack(wait)
 	}
 }
 

@@ -272,7 +272,9 @@ func (s *standby) silence(w *watched, now time.Time) time.Duration {
 // answerLate answers what should have been answered by now.
 func (s *standby) answerLate(now time.Time) {
 	for len(s.due) > 0 && !s.due[0].due.After(now) {
-		if w := heap.Pop(&s.due).(*watched); !w.over {
+		w := s.due[0]
+		heap.Pop(&s.due)
+		if !w.over {
 			s.answer(w)
 		}
 	}
@@ -343,7 +345,14 @@ type dueCalls []*watched
 func (d dueCalls) Len() int           { return len(d) }
 func (d dueCalls) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
 func (d dueCalls) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *dueCalls) Push(x any)        { *d = append(*d, x.(*watched)) }
+
+// Push adds a *watched.
+func (d *dueCalls) Push(x any) {
+	w, _ := x.(*watched) // always: read is the only caller
+	*d = append(*d, w)
+}
+
+// Pop removes the last.
 func (d *dueCalls) Pop() any {
 	last := len(*d) - 1
 	w := (*d)[last]

@@ -102,8 +102,10 @@ func (b *bundle) askAll(n int, subject string, patience time.Duration, meanwhile
 func TestCallsOfALostReplicaAreAnswered(t *testing.T) {
 	b := setup(t)
 	quiz := newApp(b, hang(b))
-	b.apply("quiz", quiz.URL, takesCalls(map[string]any{"timeout": 4000, "concurrency": 100,
-		"fallback": []any{map[string]any{"strategy": "queue"}}}), "score")
+	b.apply("quiz", quiz.URL, takesCalls(map[string]any{
+		"timeout": 4000, "concurrency": 100,
+		"fallback": []any{map[string]any{"strategy": "queue"}},
+	}), "score")
 	var lost *nats.Conn
 	b.start("r1", b.losable(&lost), b.withFallbacks)
 	b.start("r2", b.withFallbacks)

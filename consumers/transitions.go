@@ -79,7 +79,9 @@ func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 		p.notices.send(streams.NoticeBreakerOpened, c.ID, fmt.Sprintf("%s failed %d times in a row; its events wait until %s",
 			c.ID, c.Failures, c.Until.UTC().Format(time.TimeOnly)), map[string]any{"failures": c.Failures, "until": c.Until})
 	case breaker.Closed:
-		_, err = p.gates.ClearIf(ctx, c.ID, func(g streams.Gate) bool { return g.State == streams.GateOpen })
+		_, err = p.gates.ClearIf(ctx, c.ID, func(g streams.Gate) bool {
+			return g.State == streams.GateOpen || g.State == streams.GateHalfOpen
+		})
 		p.notices.send(streams.NoticeBreakerClosed, c.ID, c.ID.String()+" works again", nil)
 	}
 	if err != nil {
@@ -108,7 +110,11 @@ func (p *Pipeline) applyGate(id streams.EndpointID, g *streams.Gate) {
 	if wasDisabled && !e.disabled.Load() {
 		p.log.Info("endpoint enabled", "endpoint", id.String())
 	}
-	e.setGate(g)
+	e.setGate(g, p.cfg.Now())
+	p.health.gate(id, g)
+	if trips(g) {
+		p.alerting.soon()
+	}
 }
 
 // disable records that the app wants no more events (410). Other replicas

@@ -29,8 +29,8 @@ func (a answer) whole() bool {
 	return a.cut == nil || a.status < 200 || a.status > 299 || a.status == http.StatusAccepted
 }
 
-// maxLoggedBody is how much of a bad answer is kept for the delivery log.
-const maxLoggedBody = 256
+// MaxLoggedBody is how much of a bad answer is kept for the delivery log.
+const MaxLoggedBody = 256
 
 // classify says what an answer means: the table of the contract's section 6,
 // for events, and for calls if sync is true.
@@ -63,7 +63,7 @@ func classify(sync bool, a answer, now time.Time) Outcome {
 		out.Reason = ReasonRateLimited
 	}
 	out.Body = logged(a.body)
-	out.Err = statusError(a.status)
+	out.Err = StatusError(a.status)
 	return out
 }
 
@@ -99,10 +99,11 @@ func logged(body []byte) []byte {
 	if len(body) == 0 {
 		return nil
 	}
-	return append([]byte(nil), body[:min(len(body), maxLoggedBody)]...)
+	return append([]byte(nil), body[:min(len(body), MaxLoggedBody)]...)
 }
 
-func statusError(status int) error {
+// StatusError says in words which status the app answered.
+func StatusError(status int) error {
 	if text := http.StatusText(status); text != "" {
 		return fmt.Errorf("the app answered %d %s", status, text)
 	}

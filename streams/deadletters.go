@@ -30,6 +30,12 @@ type Filter struct {
 	Reason          DeadLetterReason
 	// Since and Until bound FailedAt, inclusively, when not zero.
 	Since, Until time.Time
+	// After and Through bound the Sequence, when not zero: those behind After
+	// and up to Through. The sequence of the last one that was seen goes on
+	// from there.
+	After, Through uint64
+	// WithoutPayload leaves the payloads in the broker; Size is told anyway.
+	WithoutPayload bool
 }
 
 // subject returns the narrowest subject that the filter allows.
@@ -51,82 +57,101 @@ func (f Filter) Match(d DeadLetter) bool {
 		f.App != "" && f.App != d.App && (f.App != NoApp || d.App != ""),
 		f.Reason != "" && f.Reason != d.Reason,
 		!f.Since.IsZero() && d.FailedAt.Before(f.Since),
-		!f.Until.IsZero() && d.FailedAt.After(f.Until):
+		!f.Until.IsZero() && d.FailedAt.After(f.Until),
+		d.Sequence <= f.After && f.After != 0,
+		d.Sequence > f.Through && f.Through != 0:
 		return false
 	}
 	return len(f.IDs) == 0 || slices.Contains(f.IDs, d.ID)
 }
 
-// What Select reads at once, and how long its consumer outlives it if the
-// process dies.
-const (
-	readBatch   = 256
-	readLinger  = time.Minute
-	readTimeout = 10 * time.Second
-)
+// scan returns what to read for the filter.
+func (f Filter) scan() scan {
+	return scan{stream: DeadLetterStream, subject: f.subject(), after: f.After, through: f.Through, headersOnly: f.WithoutPayload}
+}
 
 // Select yields the dead letters that the filter matches, oldest first, up to
 // the last one that was stored when it began. An error ends it.
 func (s *DeadLetters) Select(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
-		if err := s.each(ctx, f, func(d DeadLetter) bool { return yield(d, nil) }); err != nil {
+		err := f.scan().forward(ctx, s.js, func(m stored) (bool, error) {
+			d, match, err := f.pick(m)
+			return err == nil && (!match || yield(d, nil)), err
+		})
+		if err != nil {
 			yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
 		}
 	}
 }
 
-func (s *DeadLetters) each(ctx context.Context, f Filter, visit func(DeadLetter) bool) error {
-	stream, err := s.js.Stream(ctx, DeadLetterStream)
-	if err != nil {
-		return err
-	}
-	last := stream.CachedInfo().State.LastSeq
-	cons, err := s.js.CreateConsumer(ctx, DeadLetterStream, jetstream.ConsumerConfig{
-		FilterSubject: f.subject(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readLinger,
-	})
-	if err != nil {
-		return err
-	}
-	// A stream may have 1,000 consumers, and the server keeps an inactive one
-	// for as long as it was told.
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-		defer cancel()
-		_ = s.js.DeleteConsumer(ctx, DeadLetterStream, cons.CachedInfo().Name)
-	}()
-	for ctx.Err() == nil {
-		more, err := readSome(cons, last, f, visit)
-		if !more || err != nil {
-			return err
+// SelectNewest yields the same, newest first.
+func (s *DeadLetters) SelectNewest(ctx context.Context, f Filter) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		if err := backward(ctx, s.js, f.scan(), f.pick, func(d DeadLetter) bool { return yield(d, nil) }); err != nil {
+			yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
 		}
 	}
-	return ctx.Err()
 }
 
-// readSome visits what the consumer has now; more is false when that was all.
-func readSome(cons jetstream.Consumer, last uint64, f Filter, visit func(DeadLetter) bool) (more bool, err error) {
-	batch, err := cons.FetchNoWait(readBatch)
+// pick reads a dead letter and tells whether the filter matches it.
+func (f Filter) pick(m stored) (DeadLetter, bool, error) {
+	d, err := DecodeDeadLetter(m.Subject(), m.Headers(), m.Data(), m.sequence)
+	return d, err == nil && f.Match(d), err
+}
+
+// mostCounted is up to how many subjects of DLQ are counted one by one:
+// publishers can make as many as they like, with names of apps that there
+// aren't.
+const mostCounted = 20_000
+
+// Counts returns how many dead letters there are, and how many of them each
+// endpoint has; those of broadcasts that no app could receive are under an
+// empty App. With more than 20,000 endpoints the total is all it tells.
+func (s *DeadLetters) Counts(ctx context.Context) (total uint64, each map[EndpointID]uint64, err error) {
+	stream, err := s.js.Stream(ctx, DeadLetterStream)
 	if err != nil {
-		return false, err
+		return 0, nil, fmt.Errorf("count dead letters: %w", err)
 	}
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return false, err
-		}
-		if meta.Sequence.Stream > last {
-			return false, nil
-		}
-		d, err := DecodeDeadLetter(msg.Subject(), msg.Headers(), msg.Data(), meta.Sequence.Stream)
-		if err != nil {
-			return false, err
-		}
-		if f.Match(d) && !visit(d) {
-			return false, nil
-		}
-		more = true
+	if state := stream.CachedInfo().State; state.NumSubjects > mostCounted {
+		return state.Msgs, nil, nil
 	}
-	return more, batch.Error()
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+	if err != nil {
+		return 0, nil, fmt.Errorf("count dead letters: %w", err)
+	}
+	each = make(map[EndpointID]uint64, len(info.State.Subjects))
+	for subject, n := range info.State.Subjects {
+		if _, id, err := ParseSubject(subject); err == nil {
+			each[id] += n
+		}
+	}
+	return info.State.Msgs, each, nil
+}
+
+// Get returns the dead letter at a sequence as it is now, or ErrGone.
+func (s *DeadLetters) Get(ctx context.Context, sequence uint64) (DeadLetter, error) {
+	stream, err := s.js.Stream(ctx, DeadLetterStream)
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	msg, err := stream.GetMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return DeadLetter{}, ErrGone
+	}
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	return DecodeDeadLetter(msg.Subject, msg.Header, msg.Data, msg.Sequence)
+}
+
+// Last returns the sequence of the last dead letter that was ever stored: a
+// selection up to it holds nothing that fails later.
+func (s *DeadLetters) Last(ctx context.Context) (uint64, error) {
+	stream, err := s.js.Stream(ctx, DeadLetterStream)
+	if err != nil {
+		return 0, err
+	}
+	return stream.CachedInfo().State.LastSeq, nil
 }
 
 // Store writes a dead letter and waits until the broker has it. Writing one

@@ -22,7 +22,8 @@ type GateState string
 const (
 	// GateOpen: the breaker tripped; a probe is let through after Until.
 	GateOpen GateState = "open"
-	// GateHalfOpen: probes are being made.
+	// GateHalfOpen: the wait was ended early, as the app seems to work again;
+	// probes are let through now.
 	GateHalfOpen GateState = "half-open"
 	// GateForced: an operator opened the breaker; it stays so until reset.
 	GateForced GateState = "forced-open"
@@ -61,8 +62,8 @@ func (s *Gates) Set(ctx context.Context, g Gate) error {
 	return err
 }
 
-// errKept says that a gate was left as it is.
-var errKept = errors.New("the gate was left as it is")
+// errKept says that an entry was left as it is.
+var errKept = errors.New("the entry was left as it is")
 
 // SetUnless records the gate unless the endpoint has one now for which keep
 // answers true: a trip must not overwrite what an operator decided. It reports
@@ -84,6 +85,31 @@ func (s *Gates) SetUnless(ctx context.Context, g Gate, keep func(Gate) bool) (bo
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("record %s as %s: %w", g.ID(), g.State, err)
+	}
+	return true, nil
+}
+
+// Hasten ends the wait of an open gate at the given time rather than at its
+// Until: it becomes half-open, for all replicas. A gate in another state, one
+// whose wait is over, and an endpoint without a gate are left alone. It reports
+// whether the gate was changed.
+func (s *Gates) Hasten(ctx context.Context, id EndpointID, now time.Time, reason, by string) (bool, error) {
+	_, _, err := bucket.Swap(ctx, s.kv, gateKey(id), func(old []byte) ([]byte, error) {
+		if old == nil {
+			return nil, errKept
+		}
+		g, err := decodeGate(gateKey(id), old)
+		if err != nil || g.State != GateOpen || !g.Until.After(now) {
+			return nil, errKept
+		}
+		g.State, g.Until, g.Reason, g.By = GateHalfOpen, time.Time{}, reason, by
+		return json.Marshal(g)
+	})
+	switch {
+	case errors.Is(err, errKept):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("let probes through to %s: %w", id, err)
 	}
 	return true, nil
 }

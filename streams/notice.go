@@ -22,6 +22,10 @@ const (
 	NoticeMisconfigured    NoticeKind = "misconfigured"
 	NoticeDeadLettered     NoticeKind = "dead_lettered"
 	NoticeCallbackMissing  NoticeKind = "callback_missing"
+	NoticeAppUnhealthy     NoticeKind = "app_unhealthy"
+	NoticeAppHealthy       NoticeKind = "app_healthy"
+	NoticeAlertRaised      NoticeKind = "alert_raised"
+	NoticeAlertCleared     NoticeKind = "alert_cleared"
 	NoticeDiscarded        NoticeKind = "discarded"
 )
 
@@ -33,10 +37,14 @@ type Notice struct {
 	Time       time.Time      `json:"time"`
 	Message    string         `json:"message"`
 	Details    map[string]any `json:"details,omitempty"`
+
+	// Sequence is its place in NOTICES; 0 before it is stored.
+	Sequence uint64 `json:"sequence,omitempty"`
 }
 
 // Msg returns the message that publishes the notice on notices.<kind>.
 func (n Notice) Msg() (*nats.Msg, error) {
+	n.Sequence = 0
 	data, err := json.Marshal(n)
 	if err != nil {
 		return nil, err

@@ -37,6 +37,7 @@ const (
 	Results  Kind = "results"
 	Attempts Kind = "attempts"
 	Notices  Kind = "notices"
+	Audits   Kind = "audit"
 )
 
 // NoApp is the app token in the dead-letter subject of a broadcast that no app
@@ -100,6 +101,7 @@ const (
 	NoticeStream     = "NOTICES"
 	AttemptStream    = "ATTEMPTS"
 	AdvisoryStream   = "ADVISORIES"
+	AuditStream      = "AUDIT"
 )
 
 // EventStreamPrefix starts the name of every capability's stream.
@@ -111,6 +113,14 @@ const EventConsumer = "webhooks"
 
 // AdvisoryConsumer is the durable that reads ADVISORIES.
 const AdvisoryConsumer = "deadletters"
+
+// NoticeConsumer is the durable that reads NOTICES for the apps that take them
+// as events of the capability PlatformNotice.
+const NoticeConsumer = "platformNotice"
+
+// PlatformNotice is the capability whose events are Backstop's own notices: an
+// app that declares it as async is told of them like of any other event.
+const PlatformNotice = "platformNotice"
 
 // EventStream returns the name of a capability's stream, "EVENTS_<capability>".
 func EventStream(capability string) string { return EventStreamPrefix + capability }
@@ -138,4 +148,6 @@ const (
 	CallbacksBucket = "callbacks" // <capability>.<app>.<origin> → the callback that an app owes
 	HealthBucket    = "health"    // app → last health check
 	LeasesBucket    = "leases"    // singleton task → replica
+	AlertsBucket    = "alerts"    // <rule>[.<capability>.<app>] → what is the matter
+	RollupsBucket   = "rollups"   // <minute>.<part> → what came of the minute's attempts
 )

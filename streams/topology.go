@@ -281,6 +281,7 @@ func (t *Topology) streams() []jetstream.StreamConfig {
 			Discard:     jetstream.DiscardOld,
 			MaxAge:      7 * 24 * time.Hour,
 			MaxBytes:    t.share(128, 8<<20, 256<<20),
+			Duplicates:  laneDuplicates, // for the same reason: an alert is announced once
 			AllowDirect: true,
 		},
 		{
@@ -292,6 +293,19 @@ func (t *Topology) streams() []jetstream.StreamConfig {
 			MaxBytes:    t.share(64, 16<<20, 512<<20),
 			AllowDirect: true,
 			PersistMode: t.relaxed(),
+		},
+		t.rollups(),
+		{
+			Name:        AuditStream,
+			Description: "Who changed what, when, from what to what (backstop audit); subject audit.<what>",
+			Subjects:    []string{"audit.*"},
+			Discard:     jetstream.DiscardOld,
+			MaxAge:      400 * 24 * time.Hour,
+			MaxBytes:    t.share(256, 4<<20, 256<<20),
+			AllowDirect: true,
+			// A record that can be edited is none.
+			DenyDelete: true,
+			DenyPurge:  true,
 		},
 		{
 			Name:        AdvisoryStream,
@@ -324,6 +338,29 @@ func (t *Topology) cacheStream() jetstream.StreamConfig {
 	}
 }
 
+// rollups is the bucket of that name, made as a stream: what is folded of the
+// delivery log is stored in atomic batches, and when it has no more room the
+// oldest minutes make some.
+func (t *Topology) rollups() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:               "KV_" + RollupsBucket,
+		Description:        "Attempts by minute and endpoint, folded from ATTEMPTS: <minute>.<part>",
+		Subjects:           []string{"$KV." + RollupsBucket + ".>"},
+		MaxMsgsPerSubject:  1,
+		Discard:            jetstream.DiscardOld,
+		MaxAge:             RollupsKept + time.Hour,
+		MaxBytes:           t.share(64, 16<<20, 128<<20),
+		Compression:        jetstream.S2Compression,
+		AllowRollup:        true,
+		AllowAtomicPublish: true,
+		// No direct access: whoever goes on folding must not go on from a
+		// replica that is behind.
+	}
+}
+
+// RollupsKept is for how long attempts are kept by the minute.
+const RollupsKept = 24 * time.Hour
+
 func (t *Topology) buckets() []jetstream.KeyValueConfig {
 	bucket := func(name, description string) jetstream.KeyValueConfig {
 		return jetstream.KeyValueConfig{Bucket: name, Description: description, Replicas: t.set.Replicas, History: 1}
@@ -341,7 +378,8 @@ func (t *Topology) buckets() []jetstream.KeyValueConfig {
 		bucket(SecretsBucket, "Signing secrets, sealed; only a pipeline with the key file can open them"),
 		bucket(PendingBucket, "Calls that wait for a person (backstop pending)"),
 		callbacks,
-		bucket(HealthBucket, "Last health check of each app"),
+		bucket(HealthBucket, "Health of each app: state, since when, and the last check"),
+		bucket(AlertsBucket, "What is the matter now: <rule>[.<capability>.<app>] → alert (backstop alerts)"),
 		leases,
 	}
 }

@@ -228,7 +228,18 @@ func TestAccountsSuffice(t *testing.T) {
 		a.works(user, "", "breakers", "list")
 		a.works(user, "", "dlq", "list")
 		a.works(user, "", "apps", "list")
+		a.works(user, "", "alerts")
+		a.works(user, "", "notices")
+		a.until(user+" to find an attempt", func() bool {
+			_, out := a.as(user, "", "attempts", "--id", "fails", "--outcome", "failed", "--json")
+			return strings.Contains(out, `"status": 500`)
+		})
+		a.until(user+" to see it added up", func() bool {
+			_, out := a.as(user, "", "status", "--interval", "0")
+			return strings.Contains(out, "Endpoints within the hour")
+		})
 	}
+	a.works("operator", "", "audit")
 	a.works("operator", "", "apps", "remove", "quiz", "--force")
 	select {
 	case err := <-violations:
@@ -280,6 +291,8 @@ func TestAccountsRefuse(t *testing.T) {
 		{"$KV.secrets.public.key", services, "another key reads the secrets that follow"},
 		{"$KV.breakers.analytics.quiz", services, "stops an app"},
 		{"$KV.leases.trim", all, "stops the pipeline's own tasks"},
+		{"$KV.alerts.dead_letters", all, "hides what is the matter"},
+		{"$KV.rollups.12-00.0", all, "makes a sick app look well"},
 		{"$KV.cache.x", all, "answers calls"},
 		{"notices.breaker_opened", services, "cries wolf"},
 		{"results.analytics.quiz", services, "an app's word"},

@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
 	"backstop/streams/manifest"
-	"backstop/streams/secrets"
 )
 
 func newAppsCommand(a *app) *cobra.Command {
@@ -36,34 +34,6 @@ func newAppsCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-// manifests opens the bucket of manifests.
-func (c *client) manifests(ctx context.Context) (*manifest.Store, error) {
-	kv, err := c.js.KeyValue(ctx, streams.AppsBucket)
-	if err != nil {
-		return nil, err
-	}
-	return manifest.NewStore(kv, nil), nil
-}
-
-// secrets opens the bucket of sealed secrets.
-func (c *client) secrets(ctx context.Context) (*secrets.Store, error) {
-	kv, err := c.js.KeyValue(ctx, streams.SecretsBucket)
-	if err != nil {
-		return nil, err
-	}
-	return secrets.NewStore(kv), nil
-}
-
-// manifest returns an app's manifest.
-func (c *client) manifest(ctx context.Context, app string) (manifest.Manifest, error) {
-	store, err := c.manifests(ctx)
-	if err != nil {
-		return manifest.Manifest{}, err
-	}
-	m, _, err := store.Get(ctx, app)
-	return m, appError(app, err)
-}
-
 // appError adds to the error of a store what to do next.
 func appError(app string, err error) error {
 	switch {
@@ -71,23 +41,11 @@ func appError(app string, err error) error {
 		return hint(fmt.Errorf("there is no app %q", app), "backstop apps list")
 	case errors.As(err, new(manifest.Problems)):
 		return hint(fmt.Errorf("the stored manifest of %s can't be read: %w", app, err), "backstop apps apply with a valid manifest")
+	case errors.As(err, new(*ops.NotDeclaredError)):
+		return hint(err, "backstop apps show %s", app)
 	default:
 		return err
 	}
-}
-
-// checkDeclared returns an error that says what is declared instead, unless
-// the endpoint is.
-func (c *client) checkDeclared(ctx context.Context, id streams.EndpointID) error {
-	m, err := c.manifest(ctx, id.App)
-	if err != nil {
-		return err
-	}
-	if _, ok := m.Webhooks[id.Capability]; !ok {
-		return hint(fmt.Errorf("app %s declares no %q; it declares %s", id.App, id.Capability,
-			strings.Join(slices.Sorted(maps.Keys(m.Webhooks)), ", ")), "backstop apps show %s", id.App)
-	}
-	return nil
 }
 
 // appArg is the argument APP.
@@ -98,31 +56,6 @@ func appArg(cmd *cobra.Command, args []string) error {
 	return streams.CheckName("app", args[0])
 }
 
-// capabilities returns what a manifest declares, as events and as calls.
-func capabilities(m manifest.Manifest) (events, calls []string) {
-	events, calls = []string{}, []string{}
-	for _, e := range m.Endpoints(manifest.Defaults{}) {
-		if e.Async {
-			events = append(events, e.Capability)
-		} else {
-			calls = append(calls, e.Capability)
-		}
-	}
-	return events, calls
-}
-
-// appView is an app in `apps list --json`.
-type appView struct {
-	AppID    string   `json:"appId"`
-	Name     string   `json:"name"`
-	BaseURL  string   `json:"baseUrl"`
-	Events   []string `json:"events"`
-	Calls    []string `json:"calls"`
-	Revision uint64   `json:"revision"`
-	// Error says why the manifest can't be read. Empty: it can.
-	Error string `json:"error,omitempty"`
-}
-
 func newAppsList(a *app, asJSON *bool) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
@@ -131,11 +64,7 @@ func newAppsList(a *app, asJSON *bool) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(cmd, func(ctx context.Context, c *client) error {
-				store, err := c.manifests(ctx)
-				if err != nil {
-					return err
-				}
-				apps, err := store.List(ctx)
+				apps, err := c.ops.Apps(ctx)
 				if err != nil {
 					return err
 				}
@@ -145,32 +74,30 @@ func newAppsList(a *app, asJSON *bool) *cobra.Command {
 	}
 }
 
-func (a *app) printApps(apps []manifest.Stored, asJSON bool) error {
-	views := make([]appView, len(apps))
+func (a *app) printApps(apps []ops.App, asJSON bool) error {
 	rows := make([][]string, len(apps))
-	for i, s := range apps {
-		v := appView{AppID: s.App, Revision: s.Revision, Events: []string{}, Calls: []string{}}
-		if s.Err != nil {
-			v.Error = oneLine(s.Err.Error())
-			rows[i] = []string{s.App, "-", clip("can't be read: "+v.Error, 60), "-", "-", strconv.FormatUint(s.Revision, 10)}
+	for i, v := range apps {
+		state := "-"
+		if v.Health != nil {
+			state = printable(string(v.Health.State))
+		}
+		if v.Error != "" {
+			rows[i] = []string{v.AppID, "-", clip("can't be read: "+v.Error, 60), "-", "-", state, strconv.FormatUint(v.Revision, 10)}
 		} else {
-			v.Name, v.BaseURL = s.Manifest.Title(), s.Manifest.BaseURL
-			v.Events, v.Calls = capabilities(s.Manifest)
 			rows[i] = []string{
-				s.App, clip(v.Name, 30), clip(v.BaseURL, 60), dash(strings.Join(v.Events, ",")), dash(strings.Join(v.Calls, ",")),
-				strconv.FormatUint(s.Revision, 10),
+				v.AppID, clip(v.Name, 30), clip(v.BaseURL, 60), dash(strings.Join(v.Events, ",")), dash(strings.Join(v.Calls, ",")),
+				state, strconv.FormatUint(v.Revision, 10),
 			}
 		}
-		views[i] = v
 	}
 	switch {
 	case asJSON:
-		return a.printJSON(views)
+		return a.printJSON(apps)
 	case len(rows) == 0:
 		a.notef("No apps yet; backstop apps apply FILE adds one.")
 		return nil
 	default:
-		return a.table([]string{"APP", "NAME", "BASE URL", "EVENTS", "CALLS", "REVISION"}, rows)
+		return a.table([]string{"APP", "NAME", "BASE URL", "EVENTS", "CALLS", "HEALTH", "REVISION"}, rows)
 	}
 }
 
@@ -178,21 +105,25 @@ func newAppsShow(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show APP",
 		Short: "Show an app's manifest, fit to be edited and applied again",
+		Long: `Show an app's manifest on standard output, fit to be edited and applied again, and
+on standard error how its health is, if it is checked.`,
 		Example: `  backstop apps show quiz
   backstop apps show quiz > quiz.json`,
 		Args: appArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(cmd, func(ctx context.Context, c *client) error {
-				m, err := c.manifest(ctx, args[0])
+				m, _, err := c.ops.Manifest(ctx, args[0])
 				if err != nil {
-					return err
+					return appError(args[0], err)
 				}
 				text, err := m.JSON()
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(a.out, "%s\n", text)
-				return err
+				if _, err := fmt.Fprintf(a.out, "%s\n", text); err != nil {
+					return err
+				}
+				return a.noteHealth(ctx, c, args[0])
 			})
 		},
 	}
@@ -231,68 +162,21 @@ when the app is back.`,
 	return cmd
 }
 
-// removeApp removes the manifest first, so that nothing is sent any more by
-// the time when it can't be signed. What is left over from a removal that was
-// cut short is removed by the next.
 func (a *app) removeApp(ctx context.Context, c *client, name string, force, asJSON bool) error {
-	store, err := c.manifests(ctx)
-	if err != nil {
-		return err
-	}
-	sealed, err := c.secrets(ctx)
-	if err != nil {
-		return err
-	}
-	_, _, err = store.Get(ctx, name)
-	missing := errors.Is(err, manifest.ErrNotFound)
-	if err != nil && !missing && !errors.As(err, new(manifest.Problems)) {
-		return err
-	}
-	leftover, err := sealed.Has(ctx, name)
-	if err != nil {
-		return err
-	}
-	if missing && !leftover {
-		return appError(name, manifest.ErrNotFound)
+	if err := c.ops.CheckRemovable(ctx, name); err != nil {
+		return appError(name, err)
 	}
 	if !force {
 		if err := a.confirm(fmt.Sprintf("Really remove app %s and its secrets? Its waiting events become dead letters.", name)); err != nil {
 			return err
 		}
 	}
-	if err := store.Delete(ctx, name); err != nil && !errors.Is(err, manifest.ErrNotFound) {
-		return err
-	}
-	if err := sealed.Delete(ctx, name); err != nil && !errors.Is(err, secrets.ErrNone) {
-		return fmt.Errorf("the app is removed, but not its secrets; run it again: %w", err)
-	}
-	if err := c.clearGates(ctx, name); err != nil {
-		return fmt.Errorf("the app is removed, but not its breakers; run it again: %w", err)
+	if err := c.ops.Remove(ctx, byCommand(operator()), name, nil); err != nil {
+		return appError(name, err)
 	}
 	if asJSON {
 		return a.printJSON(map[string]any{"appId": name, "removed": true})
 	}
-	_, err = fmt.Fprintf(a.out, "Removed %s.\n", name)
+	_, err := fmt.Fprintf(a.out, "Removed %s.\n", name)
 	return err
-}
-
-// clearGates removes what is recorded about an app's endpoints.
-func (c *client) clearGates(ctx context.Context, app string) error {
-	gates, err := c.gates(ctx)
-	if err != nil {
-		return err
-	}
-	all, err := gates.List(ctx)
-	if err != nil {
-		return err
-	}
-	for _, g := range all {
-		if g.App != app {
-			continue
-		}
-		if _, err := gates.ClearIf(ctx, g.ID(), func(streams.Gate) bool { return true }); err != nil {
-			return err
-		}
-	}
-	return nil
 }

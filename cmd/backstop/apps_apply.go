@@ -11,9 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
-	"backstop/streams/killpoint"
-	"backstop/streams/manifest"
 	"backstop/streams/secrets"
 )
 
@@ -48,18 +47,8 @@ which is printed once and never again; hand it to the app's developers.`,
 	return cmd
 }
 
-// applied is what became of one manifest.
-type applied struct {
-	AppID string `json:"appId"`
-	// Secret is there once: when it was made.
-	Secret string `json:"secret,omitempty"`
-	// Created says that the app is new.
-	Created  bool   `json:"created"`
-	Revision uint64 `json:"revision"`
-}
-
 func (a *app) apply(ctx context.Context, c *client, files []string, secretFile string, asJSON bool) error {
-	networks, err := c.allowedNetworks(ctx)
+	networks, err := c.ops.AllowedNetworks(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,19 +66,11 @@ func (a *app) apply(ctx context.Context, c *client, files []string, secretFile s
 			return err
 		}
 	}
-	store, err := c.manifests(ctx)
-	if err != nil {
-		return err
-	}
-	sealed, err := c.secrets(ctx)
-	if err != nil {
-		return err
-	}
-	results := []applied{}
+	results := []ops.Applied{}
 	for _, one := range read {
-		var result applied
-		if result, err = applyOne(ctx, store, sealed, one.manifest, given); err != nil {
-			err = fmt.Errorf("%s: %w", one.File, err)
+		var result ops.Applied
+		if result, err = c.ops.Apply(ctx, byCommand(operator()), one.manifest, given, nil); err != nil {
+			err = hint(fmt.Errorf("%s: %w", one.File, err), "the same again; a secret that was made for the app and not shown is replaced then")
 			break
 		}
 		results = append(results, result)
@@ -104,55 +85,7 @@ func (a *app) apply(ctx context.Context, c *client, files []string, secretFile s
 	return a.awaitStreams(ctx, c, read)
 }
 
-// applyOne stores the secret and then the manifest: a pipeline that takes the
-// app up must find what to sign with.
-func applyOne(ctx context.Context, store *manifest.Store, sealed *secrets.Store, m manifest.Manifest, given secrets.Secret) (result applied, err error) {
-	result.AppID = m.AppID
-	if given.IsZero() {
-		made, err := firstSecret(ctx, store, sealed, m.AppID)
-		if err != nil {
-			return applied{}, err
-		}
-		result.Secret = made.Reveal()
-	} else if err := sealed.Set(ctx, m.AppID, given); err != nil {
-		return applied{}, err
-	}
-	killpoint.Here(killpoint.SecretStored)
-	if result.Revision, result.Created, err = store.Put(ctx, m, nil); err != nil {
-		return applied{}, hint(err, "the same again; a secret that was made for the app and not shown is replaced then")
-	}
-	killpoint.Here(killpoint.ManifestStored)
-	return result, nil
-}
-
-// firstSecret makes a secret for an app that has none, and returns the zero
-// Secret for one that has.
-func firstSecret(ctx context.Context, store *manifest.Store, sealed *secrets.Store, app string) (secrets.Secret, error) {
-	_, _, err := store.Get(ctx, app)
-	known := err == nil || errors.As(err, new(manifest.Problems))
-	if !known && !errors.Is(err, manifest.ErrNotFound) {
-		return secrets.Secret{}, err
-	}
-	made := secrets.Generate()
-	err = sealed.Create(ctx, app, made)
-	switch {
-	case err == nil:
-		return made, nil
-	case !errors.Is(err, secrets.ErrExists):
-		return secrets.Secret{}, err
-	case known:
-		return secrets.Secret{}, nil
-	}
-	// A secret without an app is left over from an apply that was cut short,
-	// and nobody has seen it; or another apply is just at it, and somebody
-	// will. Rotating is right for both.
-	if err := sealed.Rotate(ctx, app, made, secrets.Grace); err != nil {
-		return secrets.Secret{}, err
-	}
-	return made, nil
-}
-
-func (a *app) printApplied(results []applied, several, asJSON bool) error {
+func (a *app) printApplied(results []ops.Applied, several, asJSON bool) error {
 	if asJSON {
 		switch {
 		case several:
@@ -195,7 +128,7 @@ const (
 func (a *app) awaitStreams(ctx context.Context, c *client, read []manifestFile) error {
 	var waiting []string
 	for _, one := range read {
-		events, _ := capabilities(one.manifest)
+		events, _ := ops.Capabilities(one.manifest)
 		waiting = append(waiting, events...)
 	}
 	slices.Sort(waiting)
@@ -235,7 +168,7 @@ func (c *client) withoutStream(ctx context.Context, capabilities []string) ([]st
 			without = append(without, capability)
 		case err != nil:
 			return nil, err
-		case retired(stream.CachedInfo().Config, capability):
+		case ops.Retired(stream.CachedInfo().Config, capability):
 			without = append(without, capability)
 		}
 	}

@@ -50,15 +50,6 @@ func (a *app) readSecrets(file string) ([]string, error) {
 	return all, nil
 }
 
-// rotated is the outcome of rotate-secret.
-type rotated struct {
-	AppID string `json:"appId"`
-	// Secret is the new one. Empty when it was given.
-	Secret string `json:"secret,omitempty"`
-	// OldUntil is when the secrets that were active before stop being so.
-	OldUntil time.Time `json:"oldUntil"`
-}
-
 func newAppsRotateSecret(a *app, asJSON *bool) *cobra.Command {
 	var (
 		secretFile string
@@ -89,24 +80,19 @@ change over in their own time. A secret that has leaked wants --grace 0.`,
 }
 
 func (a *app) rotateSecret(ctx context.Context, c *client, name, secretFile string, grace time.Duration, asJSON bool) error {
-	if _, err := c.manifest(ctx, name); err != nil {
-		return err
+	if _, _, err := c.ops.Manifest(ctx, name); err != nil {
+		return appError(name, err)
 	}
-	sealed, err := c.secrets(ctx)
-	if err != nil {
-		return err
-	}
-	result := rotated{AppID: name, OldUntil: time.Now().Add(grace).UTC().Round(time.Second)}
-	next := secrets.Generate()
+	var given secrets.Secret
 	if secretFile != "" {
-		if next, err = a.readSecret(secretFile); err != nil {
+		var err error
+		if given, err = a.readSecret(secretFile); err != nil {
 			return err
 		}
-	} else {
-		result.Secret = next.Reveal()
 	}
-	if err := sealed.Rotate(ctx, name, next, grace); err != nil {
-		return err
+	result, err := c.ops.RotateSecret(ctx, byCommand(operator()), name, given, grace)
+	if err != nil {
+		return appError(name, err)
 	}
 	if asJSON {
 		return a.printJSON(result)

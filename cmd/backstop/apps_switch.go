@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
 )
 
@@ -62,77 +60,33 @@ func newAppsEnable(a *app, asJSON *bool) *cobra.Command {
 	return cmd
 }
 
-// declaredEndpoints returns the endpoint that the arguments name, or all of
-// the app's.
-func (c *client) declaredEndpoints(ctx context.Context, args []string) ([]streams.EndpointID, error) {
+// switched is the endpoint that the arguments name; without a capability, all
+// of the app's.
+func switched(args []string) streams.EndpointID {
+	id := streams.EndpointID{App: args[0]}
 	if len(args) == 2 {
-		id := streams.EndpointID{App: args[0], Capability: args[1]}
-		return []streams.EndpointID{id}, c.checkDeclared(ctx, id)
+		id.Capability = args[1]
 	}
-	m, err := c.manifest(ctx, args[0])
-	if err != nil {
-		return nil, err
-	}
-	events, calls := capabilities(m)
-	ids := make([]streams.EndpointID, 0, len(m.Webhooks))
-	for _, capability := range append(events, calls...) {
-		ids = append(ids, m.EndpointID(capability))
-	}
-	slices.SortFunc(ids, func(x, y streams.EndpointID) int { return strings.Compare(x.Capability, y.Capability) })
-	return ids, nil
+	return id
 }
 
 func (a *app) disable(ctx context.Context, c *client, args []string, reason, by string, asJSON bool) error {
-	ids, err := c.declaredEndpoints(ctx, args)
+	changes, err := c.ops.Disable(ctx, byCommand(by), switched(args), reason)
 	if err != nil {
-		return err
-	}
-	gates, err := c.gates(ctx)
-	if err != nil {
-		return err
-	}
-	var changes []gateState
-	for _, id := range ids {
-		// An endpoint that is disabled keeps who did it and why.
-		written, err := gates.SetUnless(ctx, streams.Gate{
-			Capability: id.Capability, App: id.App, State: streams.GateDisabled, Since: time.Now().UTC(), Reason: reason, By: by,
-		}, disabled)
-		if err != nil {
-			return err
-		}
-		if written {
-			a.announce(ctx, c, streams.NoticeEndpointDisabled, id, by, "disabled", reason)
-		}
-		changes = append(changes, gateState{App: id.App, Capability: id.Capability, State: string(streams.GateDisabled), Changed: written})
+		return appError(args[0], err)
 	}
 	return a.printSwitched(changes, "disabled", asJSON)
 }
 
 func (a *app) enable(ctx context.Context, c *client, args []string, by string, asJSON bool) error {
-	ids, err := c.declaredEndpoints(ctx, args)
+	changes, err := c.ops.Enable(ctx, byCommand(by), switched(args))
 	if err != nil {
-		return err
-	}
-	gates, err := c.gates(ctx)
-	if err != nil {
-		return err
-	}
-	var changes []gateState
-	for _, id := range ids {
-		// An open circuit is another matter, and stays.
-		cleared, err := gates.ClearIf(ctx, id, disabled)
-		if err != nil {
-			return err
-		}
-		if cleared {
-			a.announce(ctx, c, streams.NoticeEndpointEnabled, id, by, "enabled", "")
-		}
-		changes = append(changes, gateState{App: id.App, Capability: id.Capability, State: "enabled", Changed: cleared})
+		return appError(args[0], err)
 	}
 	return a.printSwitched(changes, "enabled", asJSON)
 }
 
-func (a *app) printSwitched(changes []gateState, state string, asJSON bool) error {
+func (a *app) printSwitched(changes []ops.GateState, state string, asJSON bool) error {
 	if asJSON {
 		return a.printJSON(changes)
 	}

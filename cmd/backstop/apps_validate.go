@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -157,23 +156,4 @@ func mistakes(read []manifestFile) error {
 	default:
 		return fmt.Errorf("%d of %d manifests have mistakes, %d in all", files, len(read), problems)
 	}
-}
-
-// allowedNetworks returns what the pipeline notes on the apps bucket and what
-// our own environment allows: the first is the rule that will be applied, the
-// second spares a new setting the wait for a restart.
-func (c *client) allowedNetworks(ctx context.Context) ([]netip.Prefix, error) {
-	kv, err := c.js.KeyValue(ctx, streams.AppsBucket)
-	if err != nil {
-		return nil, err
-	}
-	bucket, err := kv.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	networks, err := parseNetworks(bucket.Metadata()[streams.AllowedNetworksKey])
-	if err != nil {
-		return nil, fmt.Errorf("metadata %s of bucket %s: %w", streams.AllowedNetworksKey, streams.AppsBucket, err)
-	}
-	return append(networks, c.cfg.AllowedNetworks...), nil
 }

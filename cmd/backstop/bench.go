@@ -38,7 +38,8 @@ func newBenchCommand(a *app) *cobra.Command {
 limits, metrics and the delivery log on, against a receiver in another process,
 and measures deliveries a second and CPU (throughput), the way of single events
 (latency), what hanging endpoints cost the healthy ones (isolation), what idle
-endpoints cost (idle), and what a call takes (calls). Each figure stands next to that of
+endpoints cost (idle), and what a call takes (calls); log, only when it is named,
+compares throughput with and without the delivery log. Each figure stands next to that of
 a bare HTTP loop of the same run; compare those ratios, not runs.`,
 		Example: `  backstop bench
   backstop bench throughput latency --span 10s
@@ -105,7 +106,7 @@ func startProfile(file string) (stop func(), err error) {
 
 // benchScenarios are what can be measured, in the order of measuring.
 func benchScenarios() []string {
-	return []string{"throughput", "latency", "isolation", "idle", "calls"}
+	return []string{"throughput", "latency", "isolation", "idle", "calls", "log"}
 }
 
 // benchRow is one measurement.
@@ -133,7 +134,7 @@ type benchRun struct {
 }
 
 func (r *benchRun) wants(scenario string) bool {
-	return len(r.only) == 0 || slices.Contains(r.only, scenario)
+	return len(r.only) == 0 && scenario != "log" || slices.Contains(r.only, scenario)
 }
 
 func (r *benchRun) add(row benchRow) {
@@ -173,7 +174,7 @@ func (r *benchRun) run(ctx context.Context) error {
 	for _, s := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"throughput", r.throughput}, {"latency", r.latency}, {"isolation", r.isolation}, {"idle", r.idle}, {"calls", r.calls}} {
+	}{{"throughput", r.throughput}, {"latency", r.latency}, {"isolation", r.isolation}, {"idle", r.idle}, {"calls", r.calls}, {"log", r.deliveryLog}} {
 		if r.wants(s.name) {
 			if err := s.run(ctx); err != nil {
 				return fmt.Errorf("bench %s: %w", s.name, err)
@@ -184,7 +185,7 @@ func (r *benchRun) run(ctx context.Context) error {
 }
 
 // within runs do beside a pipeline of its own, which is gone afterwards.
-func (r *benchRun) within(ctx context.Context, sync string, do func(context.Context, bench.Target) error) error {
+func (r *benchRun) within(ctx context.Context, sync string, do func(context.Context, bench.Target) error, change ...func(*Config)) error {
 	dir, err := os.MkdirTemp("", "backstop-bench-")
 	if err != nil {
 		return err
@@ -194,6 +195,9 @@ func (r *benchRun) within(ctx context.Context, sync string, do func(context.Cont
 	cfg.DataDir, cfg.SecretsKeyFile, cfg.ReplicaName = dir, filepath.Join(dir, "secrets.key"), "bench"
 	cfg.EmbeddedAddr, cfg.HTTPAddr, cfg.Sync = "127.0.0.1:0", "127.0.0.1:0", syncMode(sync)
 	cfg.AllowedNetworks = networks{netip.MustParsePrefix("127.0.0.0/8")}
+	for _, c := range change {
+		c(&cfg)
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
 )
 
@@ -63,7 +64,7 @@ own lane. To turn them into dead letters instead, see "apps disable".`,
 
 func (a *app) breakersList(cmd *cobra.Command, o breakerOptions) error {
 	return a.withClient(cmd, func(ctx context.Context, c *client) error {
-		gates, err := c.listGates(ctx)
+		gates, err := c.ops.Gates(ctx)
 		if err != nil {
 			return err
 		}
@@ -80,69 +81,39 @@ func (a *app) breakersList(cmd *cobra.Command, o breakerOptions) error {
 
 func (a *app) breakersOpen(cmd *cobra.Command, o breakerOptions, id streams.EndpointID) error {
 	return a.withClient(cmd, func(ctx context.Context, c *client) error {
-		if err := c.checkDeclared(ctx, id); err != nil {
-			return err
+		state, err := c.ops.OpenBreaker(ctx, byCommand(o.by), id, o.reason)
+		if errors.As(err, new(*ops.DisabledError)) {
+			return hint(err, "backstop apps enable %s %s", id.App, id.Capability)
 		}
-		gates, err := c.gates(ctx)
 		if err != nil {
-			return err
+			return appError(id.App, err)
 		}
-		gate := streams.Gate{
-			Capability: id.Capability, App: id.App, State: streams.GateForced,
-			Since: time.Now().UTC(), Reason: o.reason, By: o.by,
-		}
-		written, err := gates.SetUnless(ctx, gate, disabled)
-		if err != nil {
-			return err
-		}
-		if !written {
-			return hint(fmt.Errorf("%s is disabled, which is more than open", id), "backstop apps enable %s %s", id.App, id.Capability)
-		}
-		a.announce(ctx, c, streams.NoticeBreakerOpened, id, o.by, "opened the circuit of", o.reason)
-		return a.printGate(o, id, gateState{State: string(streams.GateForced), Changed: true}, "is open until it is reset; its events wait")
+		return a.printGate(o, state, "is open until it is reset; its events wait")
 	})
 }
 
 func (a *app) breakersReset(cmd *cobra.Command, o breakerOptions, id streams.EndpointID) error {
 	return a.withClient(cmd, func(ctx context.Context, c *client) error {
-		gates, err := c.gates(ctx)
+		state, err := c.ops.ResetBreaker(ctx, byCommand(o.by), id)
+		if off, is := errors.AsType[*ops.DisabledError](err); is {
+			return hint(fmt.Errorf("%s is disabled, not open (%s)", id, dash(printable(off.Gate.Reason))),
+				"backstop apps enable %s %s", id.App, id.Capability)
+		}
 		if err != nil {
-			return err
+			return appError(id.App, err)
 		}
-		cleared, err := gates.ClearIf(ctx, id, func(g streams.Gate) bool { return !disabled(g) })
-		if err != nil {
-			return err
+		if !state.Changed {
+			return a.printGate(o, state, "was closed already")
 		}
-		if !cleared {
-			return a.nothingToReset(ctx, c, gates, id, o)
-		}
-		a.announce(ctx, c, streams.NoticeBreakerClosed, id, o.by, "reset the circuit of", "")
-		return a.printGate(o, id, gateState{State: stateClosed, Changed: true}, "is closed; what waited is delivered")
+		return a.printGate(o, state, "is closed; what waited is delivered")
 	})
 }
 
-// nothingToReset tells a circuit that was closed all the time from a name that
-// is wrong and from an endpoint that is disabled.
-func (a *app) nothingToReset(ctx context.Context, c *client, gates *streams.Gates, id streams.EndpointID, o breakerOptions) error {
-	gate, found, err := gates.Get(ctx, id)
-	switch {
-	case err != nil:
-		return err
-	case found && disabled(gate):
-		return hint(fmt.Errorf("%s is disabled, not open (%s)", id, dash(printable(gate.Reason))),
-			"backstop apps enable %s %s", id.App, id.Capability)
-	}
-	if err := c.checkDeclared(ctx, id); err != nil {
-		return err
-	}
-	return a.printGate(o, id, gateState{State: stateClosed}, "was closed already")
-}
-
-func (a *app) printGate(o breakerOptions, id streams.EndpointID, state gateState, is string) error {
+func (a *app) printGate(o breakerOptions, state ops.GateState, is string) error {
 	if o.json {
-		state.App, state.Capability = id.App, id.Capability
 		return a.printJSON(state)
 	}
+	id := streams.EndpointID{App: state.App, Capability: state.Capability}
 	_, err := fmt.Fprintf(a.out, "The circuit of %s %s.\n", id, is)
 	return err
 }

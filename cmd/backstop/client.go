@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
 )
 
@@ -31,6 +32,7 @@ type client struct {
 	cfg Config
 	nc  *nats.Conn
 	js  jetstream.JetStream
+	ops *ops.Ops
 }
 
 // withClient connects, runs do, and disconnects. What a pipeline makes when it
@@ -53,6 +55,7 @@ func (a *app) withClient(cmd *cobra.Command, do func(ctx context.Context, c *cli
 	c.js = &startingJetStream{JetStream: c.js, deadline: time.Now().Add(startTimeout), waiting: func() {
 		a.notef("Waiting for `backstop serve` to make its streams and buckets.")
 	}}
+	c.ops = ops.New(ops.Config{JetStream: c.js, AllowedNetworks: cfg.AllowedNetworks, Warn: func(text string) { a.warnf("%s", text) }})
 	return c.explain(do(cmd.Context(), c))
 }
 

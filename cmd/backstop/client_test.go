@@ -69,7 +69,7 @@ func TestMissingPermission(t *testing.T) {
 	}()
 	words := bufio.NewScanner(said)
 	words.Scan()
-	const warning = `backstop: warning: NATS: permissions violation: Permissions Violation for Publish to "$KV.secrets.quiz"`
+	const warning = `backstop: warning: NATS: permissions violation: Permissions Violation for Publish to "audit.app_applied"`
 	if !strings.HasPrefix(words.Text(), warning) {
 		t.Errorf("it said %q, want %q", words.Text(), warning)
 	}

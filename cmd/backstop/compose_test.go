@@ -371,6 +371,17 @@ func TestProbe(t *testing.T) {
 			t.Errorf("%q: exit code %d, %s", args, code, said.String())
 		}
 	}
+	// With TLS, whatever name the certificate is for.
+	cert, key := writeCertificate(t, t.TempDir(), "backstop.example.com")
+	t.Setenv("BACKSTOP_DATA_DIR", t.TempDir())
+	t.Setenv("BACKSTOP_HTTP_CERT", cert)
+	t.Setenv("BACKSTOP_HTTP_KEY", key)
+	t.Setenv("BACKSTOP_HTTP_ADDR", "127.0.0.1:0")
+	at = serveInTest(t)
+	t.Setenv("BACKSTOP_HTTP_ADDR", strings.TrimPrefix(at.HTTP, "https://"))
+	if code := run([]string{"probe"}, strings.NewReader(""), io.Discard, io.Discard); code != exitOK {
+		t.Errorf("with TLS: exit code %d", code)
+	}
 	t.Setenv("BACKSTOP_HTTP_ADDR", "127.0.0.1:1") // nobody is there
 	var said bytes.Buffer
 	if code := run([]string{"probe"}, strings.NewReader(""), io.Discard, &said); code != exitFailed || !strings.Contains(said.String(), "doesn't answer") {

@@ -71,6 +71,11 @@ type Config struct {
 	AdminToken string   `envconfig:"BACKSTOP_ADMIN_TOKEN" desc:"bearer token of the API; required to listen beyond loopback"`
 	HTTPCert   string   `envconfig:"BACKSTOP_HTTP_CERT" desc:"file with the TLS certificate of HTTP; empty: no TLS"`
 	HTTPKey    string   `envconfig:"BACKSTOP_HTTP_KEY" desc:"file with its private key"`
+	// TokensFile holds the hashes of further tokens; see readTokens.
+	TokensFile string `envconfig:"BACKSTOP_TOKENS_FILE" desc:"file with further tokens of the API, a line of name, role and hash each (backstop token)"`
+	// HTTPHosts are names by which browsers reach the HTTP address, beside
+	// that of PublicURL.
+	HTTPHosts hostNames `envconfig:"BACKSTOP_HTTP_HOSTS" desc:"further names by which browsers reach it, separated by commas"`
 	// PublicURL is the base of callback URLs. Empty: see PublicBase.
 	PublicURL baseURL `envconfig:"BACKSTOP_PUBLIC_URL" desc:"base of callback URLs; empty: from the HTTP address"`
 
@@ -84,6 +89,10 @@ type Config struct {
 
 	LogLevel  logLevel  `envconfig:"BACKSTOP_LOG_LEVEL" desc:"debug, info, warn or error"`
 	LogFormat logFormat `envconfig:"BACKSTOP_LOG_FORMAT" desc:"text, or json for machines"`
+
+	// withoutAttempts keeps no delivery log. No setting: bench measures by it
+	// what the log costs.
+	withoutAttempts bool
 }
 
 // defaultConfig returns the settings of an empty environment, but for those

@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
 )
 
@@ -28,32 +27,6 @@ Nothing removes them but replay and discard.`,
 	addJSON(cmd.PersistentFlags(), &asJSON)
 	cmd.AddCommand(newDLQList(a, &asJSON), newDLQShow(a, &asJSON), newDLQReplay(a, &asJSON), newDLQDiscard(a, &asJSON))
 	return cmd
-}
-
-// deadLetterView is a dead letter as JSON.
-type deadLetterView struct {
-	ID          string                   `json:"id"`
-	App         string                   `json:"app"`
-	Capability  string                   `json:"capability"`
-	Reason      streams.DeadLetterReason `json:"reason"`
-	Error       string                   `json:"error"`
-	Status      int                      `json:"status,omitempty"`
-	Attempts    int                      `json:"attempts"`
-	PublishedAt time.Time                `json:"publishedAt"`
-	FailedAt    time.Time                `json:"failedAt"`
-	Sequence    uint64                   `json:"sequence"`
-	Size        int                      `json:"size"`
-	// Payload is set by show, when the payload is JSON; PayloadBase64 when it
-	// is anything else.
-	Payload       json.RawMessage `json:"payload,omitempty"`
-	PayloadBase64 string          `json:"payloadBase64,omitempty"`
-}
-
-func viewDeadLetter(d streams.DeadLetter) deadLetterView {
-	return deadLetterView{
-		ID: d.ID, App: d.App, Capability: d.Capability, Reason: d.Reason, Error: d.Err, Status: d.Status,
-		Attempts: d.Attempts, PublishedAt: d.PublishedAt.UTC(), FailedAt: d.FailedAt.UTC(), Sequence: d.Sequence, Size: len(d.Payload),
-	}
 }
 
 func deadLetterRow(now time.Time, d streams.DeadLetter) []string {
@@ -102,9 +75,9 @@ func newDLQList(a *app, asJSON *bool) *cobra.Command {
 func (a *app) dlqList(cmd *cobra.Command, filter streams.Filter, limit int, asJSON bool) error {
 	return a.withClient(cmd, func(ctx context.Context, c *client) error {
 		now := time.Now()
-		views, rows := []deadLetterView{}, [][]string{}
+		views, rows := []ops.DeadLetter{}, [][]string{}
 		more := false
-		for d, err := range streams.NewDeadLetters(c.js).Select(ctx, filter) {
+		for d, err := range c.ops.DeadLetters().Select(ctx, filter) {
 			if err != nil {
 				return err
 			}
@@ -112,7 +85,7 @@ func (a *app) dlqList(cmd *cobra.Command, filter streams.Filter, limit int, asJS
 				more = true
 				break
 			}
-			views = append(views, viewDeadLetter(d))
+			views = append(views, ops.View(d))
 			rows = append(rows, deadLetterRow(now, d))
 		}
 		switch {
@@ -163,7 +136,7 @@ func newDLQShow(a *app, asJSON *bool) *cobra.Command {
 				case payloadOnly:
 					_, err = a.out.Write(d.Payload)
 				case *asJSON:
-					err = a.printJSON(viewWithPayload(d))
+					err = a.printJSON(ops.ViewWithPayload(d))
 				default:
 					err = a.printDeadLetter(d)
 				}
@@ -183,7 +156,7 @@ func (c *client) oneDeadLetter(ctx context.Context, filter streams.Filter, id st
 		found streams.DeadLetter
 		n     int
 	)
-	for d, err := range streams.NewDeadLetters(c.js).Select(ctx, filter) {
+	for d, err := range c.ops.DeadLetters().Select(ctx, filter) {
 		if err != nil {
 			return streams.DeadLetter{}, err
 		}
@@ -197,16 +170,6 @@ func (c *client) oneDeadLetter(ctx context.Context, filter streams.Filter, id st
 	default:
 		return found, hint(fmt.Errorf("event %s has %d dead letters", id, n), "backstop dlq list, and narrow it down with --app, --capability, --since or --until")
 	}
-}
-
-func viewWithPayload(d streams.DeadLetter) deadLetterView {
-	view := viewDeadLetter(d)
-	if json.Valid(d.Payload) {
-		view.Payload = d.Payload
-	} else {
-		view.PayloadBase64 = base64.StdEncoding.EncodeToString(d.Payload)
-	}
-	return view
 }
 
 func (a *app) printDeadLetter(d streams.DeadLetter) error {

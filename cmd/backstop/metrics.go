@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"backstop/cmd/backstop/metrics"
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
 	"backstop/streams/manifest"
 )
@@ -25,7 +26,7 @@ const mostSeries = 100
 // measure prepares what keeps the metrics that have to be asked for: it follows
 // manifests and gates, and looks at the streams.
 func (b *broker) measure(found buckets, cfg Config, counted *metrics.Metrics, registry prometheus.Registerer, log *slog.Logger) (run func(context.Context) error) {
-	c := &client{cfg: cfg, nc: b.nc, js: b.js}
+	c := &client{cfg: cfg, nc: b.nc, js: b.js, ops: ops.New(ops.Config{JetStream: b.js})}
 	state := metrics.NewBroker(registry, func(ctx context.Context) (metrics.State, error) {
 		return c.metricsState(ctx, b.storeBytes(), counted.Declares)
 	}, log)
@@ -33,7 +34,7 @@ func (b *broker) measure(found buckets, cfg Config, counted *metrics.Metrics, re
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return state.Run(ctx) })
 		group.Go(func() error {
-			return counted.Follow(ctx, manifest.NewStore(found.apps, log), cfg.manifestDefaults(), streams.NewGates(found.breakers), log)
+			return counted.Follow(ctx, manifest.NewStore(found.apps, log), cfg.manifestDefaults(), streams.NewGates(found.breakers), streams.NewHealths(found.health), log)
 		})
 		return group.Wait()
 	}
@@ -44,7 +45,7 @@ func (b *broker) measure(found buckets, cfg Config, counted *metrics.Metrics, re
 // endpoints may be named.
 func (c *client) metricsState(ctx context.Context, storeLimit int64, declares func(streams.EndpointID) bool) (metrics.State, error) {
 	s := metrics.State{StoreLimit: uint64(max(storeLimit, 0))}
-	shared, err := c.capabilityStatus(ctx, 0)
+	shared, err := c.ops.Queues(ctx, 0)
 	if err != nil {
 		return s, err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"backstop/cmd/backstop/metrics"
+	"backstop/cmd/backstop/ops"
 	"backstop/embedded/natstest"
 	"backstop/streams"
 )
@@ -237,7 +238,7 @@ func TestMetricsState(t *testing.T) {
 		_, err := js.Publish(ctx, "events.analytics.quiz", []byte("{}"))
 		must(err)
 	}
-	c := &client{nc: nc, js: js}
+	c := &client{nc: nc, js: js, ops: ops.New(ops.Config{JetStream: js})}
 	s, err := c.metricsState(ctx, 4<<30, declares)
 	must(err)
 	if len(s.Lanes) != 1 || s.Lanes[0].Events != 4 || s.Lanes[0].Capability != "analytics" || time.Since(s.Lanes[0].Oldest) > time.Minute {
@@ -271,7 +272,7 @@ func TestMetricsState(t *testing.T) {
 	lost := nc.StatusChanged(nats.RECONNECTING)
 	srv.Stop()
 	<-lost
-	if _, err := (&client{nc: nc, js: quick}).metricsState(ctx, 0, declares); err == nil {
+	if _, err := (&client{nc: nc, js: quick, ops: ops.New(ops.Config{JetStream: quick})}).metricsState(ctx, 0, declares); err == nil {
 		t.Error("no error without a server")
 	}
 }

@@ -232,7 +232,7 @@ func TestDashboard(t *testing.T) {
 			checkExpression(t, "panel "+p.Title, expr, metrics)
 		}
 	}
-	if want := []string{"Overview", "Endpoints", "Breakers", "Lanes", "Calls", "Dead letters", "NATS and the process"}; !slices.Equal(rows, want) {
+	if want := []string{"Overview", "Endpoints", "Breakers", "Apps", "Lanes", "Calls", "Dead letters", "NATS and the process"}; !slices.Equal(rows, want) {
 		t.Errorf("rows %q, want %q", rows, want)
 	}
 	// Nothing that is measured is out of sight.

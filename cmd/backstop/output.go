@@ -36,6 +36,18 @@ func (a *app) table(headings []string, rows [][]string) error {
 	return tw.Flush()
 }
 
+// line prints one of many that come one after another, where no table can be
+// aligned: its cells, or with asJSON the document on one line.
+func (a *app) line(asJSON bool, v any, cells []string) error {
+	if !asJSON {
+		_, err := fmt.Fprintln(a.out, strings.Join(cells, "  "))
+		return err
+	}
+	enc := json.NewEncoder(a.out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
 // notef tells a person something on the way, on standard error.
 func (a *app) notef(format string, args ...any) {
 	fmt.Fprintf(a.err, format+"\n", args...)

@@ -64,22 +64,9 @@ func newDecision(a *app, o *pendingOptions, verb string, approve bool) *cobra.Co
 	return cmd
 }
 
-// pendings opens the bucket of calls that wait for a person.
-func (c *client) pendings(ctx context.Context) (*streams.Pendings, error) {
-	kv, err := c.js.KeyValue(ctx, streams.PendingBucket)
-	if err != nil {
-		return nil, err
-	}
-	return streams.NewPendings(kv), nil
-}
-
 func (a *app) pendingList(cmd *cobra.Command, o pendingOptions) error {
 	return a.withClient(cmd, func(ctx context.Context, c *client) error {
-		s, err := c.pendings(ctx)
-		if err != nil {
-			return err
-		}
-		all, err := s.List(ctx)
+		all, err := c.ops.Pending(ctx)
 		if err != nil {
 			return err
 		}
@@ -105,11 +92,7 @@ func (a *app) pendingList(cmd *cobra.Command, o pendingOptions) error {
 
 func (a *app) pendingShow(cmd *cobra.Command, o pendingOptions, id string) error {
 	return a.withClient(cmd, func(ctx context.Context, c *client) error {
-		s, err := c.pendings(ctx)
-		if err != nil {
-			return err
-		}
-		r, err := s.Get(ctx, id)
+		r, err := c.ops.PendingCall(ctx, id)
 		switch {
 		case err != nil:
 			return explainPending(err)
@@ -135,11 +118,7 @@ Why:        %s
 
 func (a *app) pendingDecide(cmd *cobra.Command, o pendingOptions, id string, approve bool) error {
 	return a.withClient(cmd, func(ctx context.Context, c *client) error {
-		s, err := c.pendings(ctx)
-		if err != nil {
-			return err
-		}
-		r, err := s.Decide(ctx, id, approve, o.by, o.why)
+		r, err := c.ops.DecidePending(ctx, byCommand(o.by), id, approve, o.why)
 		switch {
 		case err != nil:
 			return explainPending(err)

@@ -92,6 +92,27 @@ func cmdGate(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(streams.NewGates(kv).Set(ctx, g))
 }
 
+// cmdHealth records a health check as the pipeline does: health APP STATE [STATUS].
+func cmdHealth(ts *testscript.TestScript, neg bool, args []string) {
+	noNegation(ts, neg)
+	if len(args) < 2 {
+		ts.Fatalf("usage: health APP STATE [STATUS]")
+	}
+	ctx, js := scriptJetStream(ts)
+	kv, err := js.KeyValue(ctx, streams.HealthBucket)
+	ts.Check(err)
+	now := time.Now()
+	h := streams.Health{
+		App: args[0], State: streams.HealthState(args[1]), Result: streams.HealthState(args[1]),
+		Since: now.Add(-3 * time.Hour), CheckedAt: now.Add(-2 * time.Hour), Metrics: streams.MetricsMissing,
+	}
+	if len(args) == 3 {
+		h.Error = "the app answered " + args[2]
+	}
+	_, err = streams.NewHealths(kv).Put(ctx, h)
+	ts.Check(err)
+}
+
 // cmdLane parks events in an endpoint's own lane, paused for a time:
 // lane CAPABILITY APP EVENTS PAUSE.
 func cmdLane(ts *testscript.TestScript, neg bool, args []string) {

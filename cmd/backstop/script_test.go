@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 			"topology":   cmdTopology,
 			"deadletter": cmdDeadLetter,
 			"gate":       cmdGate,
+			"health":     cmdHealth,
 			"exits":      cmdExits,
 			"consumers":  cmdConsumers,
 			"key":        cmdKey,
@@ -41,6 +42,10 @@ func TestScripts(t *testing.T) {
 			"lane":       cmdLane,
 			"notices":    cmdNotices,
 			"pend":       cmdPend,
+			"attempt":    cmdAttempt,
+			"alert":      cmdAlert,
+			"notice":     cmdNotice,
+			"rollup":     cmdRollup,
 		},
 	})
 }

@@ -21,6 +21,7 @@ import (
 
 	"backstop/cmd/backstop/admin"
 	"backstop/cmd/backstop/metrics"
+	"backstop/cmd/backstop/ops"
 	"backstop/consumers"
 	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
@@ -64,36 +65,46 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 	stdlog.SetOutput(io.Discard)
 	web := &readiness{}
 	var callbacks atomic.Pointer[admin.Callbacks]
+	var backend atomic.Pointer[admin.Backend]
 	registry := newRegistry()
 	httpTLS, err := serverTLS("BACKSTOP_HTTP_CERT", cfg.HTTPCert, cfg.HTTPKey, log)
 	if err != nil {
 		return err
 	}
-	ops, err := admin.Listen(ctx, admin.Config{Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Metrics: registry, Healthy: web.healthy, Ready: web.ready, Callbacks: callbacks.Load, CountCallbacks: metrics.Callbacks(registry), Log: log})
+	tokens, err := readTokens(cfg.TokensFile)
+	if err != nil {
+		return hint(err, "backstop help settings")
+	}
+	site, err := admin.Listen(ctx, admin.Config{
+		Addr: string(cfg.HTTPAddr), TLS: httpTLS, Token: cfg.AdminToken, Tokens: tokens, PublicURL: string(cfg.PublicURL), Hosts: cfg.HTTPHosts,
+		Metrics: registry, Healthy: web.healthy, Ready: web.ready, Log: log,
+		Callbacks: callbacks.Load, CountCallbacks: metrics.Callbacks(registry), Backend: backend.Load,
+	})
 	if err != nil {
 		return err
 	}
 	// The broker outlives everything that uses it, and is closed last.
 	b, err := openBroker(ctx, cfg, log)
 	if err != nil {
-		return errors.Join(err, ops.Close())
+		return errors.Join(err, site.Close())
 	}
 	defer func() { b.close(log) }()
 	web.broker.Store(b)
 	metrics.Connection(registry, b.nc)
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return ops.Run(ctx) })
+	group.Go(func() error { return site.Run(ctx) })
 	group.Go(func() error {
-		p, err := newPipeline(ctx, cfg, b, registry, cfg.PublicBase(ops.Addr()), log)
+		p, err := newPipeline(ctx, cfg, b, registry, cfg.PublicBase(site.Addr()), log)
 		if err != nil {
 			return err
 		}
+		backend.Store(p.backend(cfg))
 		return p.run(ctx, func() { callbacks.Store(p.callbacks) }, func() {
 			web.started.Store(true)
-			log.Info("ready", "nats", b.url, "http", ops.URL(), "version", buildVersion())
+			log.Info("ready", "nats", b.url, "http", site.URL(), "version", buildVersion())
 			if started != nil {
-				started(running{NATS: b.url, HTTP: ops.URL()})
+				started(running{NATS: b.url, HTTP: site.URL()})
 			}
 		})
 	})
@@ -167,6 +178,10 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	active := func(app string) []string { return p.keyring.Active(app, time.Now()) }
 	p.callbacks = &admin.Callbacks{Issuer: callback.NewIssuer(key.Derive(callback.Purpose), callback.Validity), Secrets: active, Accept: found.callbacks.Accept}
 	p.fallback = found.fallback
+	record := p.attempts.Record
+	if cfg.withoutAttempts {
+		record = func(dispatcher.Call, dispatcher.Outcome) {}
+	}
 	counted := metrics.New(registry, metrics.Config{Endpoints: int(cfg.MetricsEndpoints), Version: buildVersion()})
 	metrics.AttemptLog(registry, p.attempts.Dropped)
 	metrics.Cache(registry, p.fallback.Cache.Stats)
@@ -180,7 +195,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	parts := consumers.Config{
 		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
-			dispatcher.Measure(counted.Attempts, p.attempts.Record),
+			dispatcher.Measure(counted.Attempts, record),
 			dispatcher.Refuse(),
 			dispatcher.Breaker(breakers),
 			dispatcher.Limit(limits),
@@ -195,19 +210,35 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Breakers: breakers, Limits: limits, Transitions: transitions,
 		Manifests: manifest.NewStore(found.apps, log), Defaults: cfg.manifestDefaults(),
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
+		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
 	}
 	err = b.untilReachable(ctx, log, "open the buckets", func(ctx context.Context) (err error) {
 		p.events, err = consumers.New(ctx, parts)
 		return err
 	})
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	metrics.Watchers(registry, p.events.RollupLag, p.events.AlertsActive)
+	return p, nil
+}
+
+// backend is what the HTTP API works on.
+func (p *pipeline) backend(cfg Config) *admin.Backend {
+	return &admin.Backend{
+		Ops: ops.New(ops.Config{
+			JetStream: p.broker.js, AllowedNetworks: cfg.AllowedNetworks, Log: p.log,
+			Warn: func(text string) { p.log.Warn("an operator's request is done, with a flaw", "what", text) },
+		}),
+		Rollups: p.events.Rollups(), Defaults: cfg.manifestDefaults(),
+	}
 }
 
 // buckets are what the pipeline opens before it is composed.
 type buckets struct {
-	secrets, apps, breakers jetstream.KeyValue
-	callbacks               *streams.Callbacks
-	fallback                fallback.Config
+	secrets, apps, breakers, health jetstream.KeyValue
+	callbacks                       *streams.Callbacks
+	fallback                        fallback.Config
 }
 
 // openBuckets opens them, and makes the public key known; as newPipeline, it
@@ -227,6 +258,9 @@ func openBuckets(ctx context.Context, b *broker, key *secrets.Key, log *slog.Log
 			return err
 		}
 		if found.breakers, err = b.js.KeyValue(ctx, streams.BreakersBucket); err != nil {
+			return err
+		}
+		if found.health, err = b.js.KeyValue(ctx, streams.HealthBucket); err != nil {
 			return err
 		}
 		found.fallback, err = newFallback(ctx, b, log)

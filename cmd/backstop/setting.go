@@ -192,6 +192,29 @@ func (m *syncMode) Decode(s string) error {
 	return nil
 }
 
+// hostNames is a list of names of hosts.
+type hostNames []string
+
+// Decode implements envconfig.Decoder.
+func (h *hostNames) Decode(s string) error {
+	var names []string
+	for part := range strings.SplitSeq(s, ",") {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
+		}
+		if strings.ContainsAny(part, "/:*@ ") {
+			return fmt.Errorf("%q is not a host's name: want names without scheme and port, such as backstop.example.com,backstop-1", part)
+		}
+		names = append(names, part)
+	}
+	*h = names
+	return nil
+}
+
+// String returns the list as it would be set.
+func (h hostNames) String() string { return strings.Join(h, ",") }
+
 // baseURL is where others reach this process over HTTP, without a slash at its end.
 type baseURL string
 

@@ -35,7 +35,7 @@ func TestServeOutlivesItsNATSWhileItStarts(t *testing.T) {
 	opened := make(chan error, 1)
 	go func() {
 		found, err := openBuckets(t.Context(), b, key, log)
-		if err == nil && (found.secrets == nil || found.apps == nil || found.breakers == nil || found.callbacks == nil || found.fallback.Cache == nil) {
+		if err == nil && (found.secrets == nil || found.apps == nil || found.breakers == nil || found.health == nil || found.callbacks == nil || found.fallback.Cache == nil) {
 			t.Errorf("not everything was opened: %+v", found)
 		}
 		opened <- err

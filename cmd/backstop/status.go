@@ -9,22 +9,28 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"backstop/cmd/backstop/ops"
 	"backstop/streams"
 )
 
 func newStatusCommand(a *app) *cobra.Command {
 	var (
-		interval time.Duration
-		asJSON   bool
+		interval      time.Duration
+		asJSON, watch bool
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show backlog, lanes, breakers, dead letters and rates",
+		Short: "Show how the apps do, backlog, lanes, breakers, dead letters, alerts",
 		Long: `Show how the pipeline does, as NATS tells it: for each capability what waits and
 how fast it is published and settled (delivered, parked in an own lane, or dead-lettered);
-the own lanes of endpoints in trouble; circuits that are not closed; dead letters.`,
+the own lanes of endpoints in trouble; circuits that are not closed; apps that are
+unhealthy or degraded by their health checks; dead letters; how each endpoint answered
+within the hour; the alerts that are raised.
+
+With --watch, show it again and again until Ctrl-C; with --json one document a line.`,
 		Example: `  backstop status
   backstop status --interval 10s
+  backstop status --watch
   backstop status --json --interval 0`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -32,6 +38,9 @@ the own lanes of endpoints in trouble; circuits that are not closed; dead letter
 				return usageErrorf("--interval %s: want 0, which measures no rates, or more", interval)
 			}
 			return a.withClient(cmd, func(ctx context.Context, c *client) error {
+				if watch {
+					return a.watchStatus(ctx, c, interval, asJSON)
+				}
 				s, err := c.status(ctx, interval)
 				if err != nil {
 					return err
@@ -44,33 +53,47 @@ the own lanes of endpoints in trouble; circuits that are not closed; dead letter
 		},
 	}
 	cmd.Flags().DurationVar(&interval, "interval", time.Second, "how long to measure the rates; 0 for none")
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again, until Ctrl-C")
 	addJSON(cmd.Flags(), &asJSON)
 	return cmd
 }
 
 // status is the whole overview, also as JSON.
 type status struct {
-	Time         time.Time          `json:"time"`
-	Capabilities []capabilityStatus `json:"capabilities"`
-	Lanes        []laneStatus       `json:"lanes"`
-	Breakers     []streams.Gate     `json:"breakers"`
-	DeadLetters  deadLetterStatus   `json:"deadLetters"`
+	Time         time.Time      `json:"time"`
+	Capabilities []ops.Queue    `json:"capabilities"`
+	Lanes        []ops.Lane     `json:"lanes"`
+	Breakers     []streams.Gate `json:"breakers"`
+	// UnhealthyApps are unhealthy or degraded.
+	UnhealthyApps []streams.Health     `json:"unhealthyApps"`
+	DeadLetters   ops.DeadLetterCounts `json:"deadLetters"`
+	Endpoints     []endpointStatus     `json:"endpoints"`
+	Alerts        []streams.Alert      `json:"alerts"`
 }
 
 // status asks NATS for everything, and measures rates for the interval.
 func (c *client) status(ctx context.Context, interval time.Duration) (status, error) {
 	s := status{Time: time.Now().UTC()}
 	var err error
-	if s.DeadLetters, err = c.deadLetterStatus(ctx); err != nil {
+	if s.DeadLetters, err = c.ops.CountDeadLetters(ctx); err != nil {
 		return s, err
 	}
-	if s.Lanes, err = c.laneStatus(ctx); err != nil {
+	if s.Lanes, err = c.ops.Lanes(ctx); err != nil {
 		return s, err
 	}
-	if s.Breakers, err = c.listGates(ctx); err != nil {
+	if s.Breakers, err = c.ops.Gates(ctx); err != nil {
 		return s, err
 	}
-	s.Capabilities, err = c.capabilityStatus(ctx, interval)
+	if s.UnhealthyApps, err = c.sickApps(ctx); err != nil {
+		return s, err
+	}
+	if s.Endpoints, err = c.endpointStatus(ctx, s.Time); err != nil {
+		return s, err
+	}
+	if s.Alerts, err = c.ops.Alerts(ctx); err != nil {
+		return s, err
+	}
+	s.Capabilities, err = c.ops.Queues(ctx, interval)
 	return s, err
 }
 
@@ -93,7 +116,28 @@ func (a *app) printStatus(s status) error {
 	} else if err := a.gateTable(s.Breakers); err != nil {
 		return err
 	}
-	return a.printDeadLetterStatus(s.DeadLetters)
+	if err := a.printSickApps(s); err != nil {
+		return err
+	}
+	if err := a.printDeadLetterStatus(s.DeadLetters); err != nil {
+		return err
+	}
+	if err := a.printEndpoints(s.Endpoints); err != nil {
+		return err
+	}
+	a.printAlerts(s)
+	return nil
+}
+
+// printAlerts prints a line for each alert, and nothing when there are none.
+func (a *app) printAlerts(s status) {
+	if len(s.Alerts) == 0 {
+		return
+	}
+	a.section("Alerts")
+	for _, alert := range s.Alerts {
+		fmt.Fprintf(a.out, "%s for %s: %s\n", alert.Rule, ago(s.Time, alert.Since), clip(alert.Message, 160))
+	}
 }
 
 // section starts a part of the overview.
@@ -142,7 +186,7 @@ func (a *app) printLanes(s status) error {
 
 // paused says for how long a lane is paused. The pause of a circuit that was
 // opened by hand has a far-off end on the consumer, which tells nobody anything.
-func (s status) paused(l laneStatus) string {
+func (s status) paused(l ops.Lane) string {
 	forced := slices.ContainsFunc(s.Breakers, func(g streams.Gate) bool {
 		return g.App == l.App && g.Capability == l.Capability && g.State == streams.GateForced
 	})
@@ -156,7 +200,7 @@ func (s status) paused(l laneStatus) string {
 	}
 }
 
-func (a *app) printDeadLetterStatus(d deadLetterStatus) error {
+func (a *app) printDeadLetterStatus(d ops.DeadLetterCounts) error {
 	a.section("Dead letters")
 	if d.Total == 0 {
 		_, err := fmt.Fprintln(a.out, "None.")

@@ -123,6 +123,19 @@ func (s *Store) Delete(ctx context.Context, app string) error {
 	return nil
 }
 
+// DeleteRevision removes the manifest of an app that has the given revision
+// now, and returns ErrConflict when it has another.
+func (s *Store) DeleteRevision(ctx context.Context, app string, revision uint64) error {
+	if err := streams.CheckName("app", app); err != nil {
+		return err
+	}
+	err := bucket.Remove(ctx, s.kv, app, revision)
+	if errors.Is(err, bucket.ErrConflict) {
+		return fmt.Errorf("app %s: %w", app, ErrConflict)
+	}
+	return err
+}
+
 // Update is one thing that Store.Watch tells.
 type Update struct {
 	// App is whose manifest changed. Empty when Loaded.

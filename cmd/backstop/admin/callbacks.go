@@ -2,13 +2,8 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"mime"
 	"net/http"
-	"strings"
 	"time"
 
 	"backstop/dispatcher/callback"
@@ -33,20 +28,6 @@ const (
 	// acceptWithin is how long storing may take. A broker that is away for
 	// longer makes the app send its callback again.
 	acceptWithin = 8 * time.Second
-	// retryAfter is what such an app is told to wait, in seconds.
-	retryAfter = "5"
-)
-
-// The codes of refused callbacks.
-const (
-	codeNotFound    = "not_found"
-	codeExpired     = "expired"
-	codeMethod      = "method_not_allowed"
-	codeContentType = "unsupported_content_type"
-	codeTooLarge    = "payload_too_large"
-	codeBadPayload  = "bad_payload"
-	codeSignature   = "bad_signature"
-	codeUnavailable = "unavailable"
 )
 
 // accepted is the answer to a callback and to its repetitions.
@@ -62,8 +43,7 @@ type accepted struct {
 // then the same answer is given as often as it is asked for.
 func (s *Server) callbacks(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		refuse(w, http.StatusMethodNotAllowed, codeMethod, "a callback is a POST")
+		wrongMethod(r, http.MethodPost).write(w)
 		return
 	}
 	var c *Callbacks
@@ -71,7 +51,7 @@ func (s *Server) callbacks(w http.ResponseWriter, r *http.Request) {
 		c = s.cfg.Callbacks()
 	}
 	if c == nil {
-		unavailable(w, "Backstop is starting; send the callback again")
+		unavailable("Backstop is starting; send the callback again").write(w)
 		return
 	}
 	grant, err := c.Issuer.Read(r.PathValue("token"), time.Now())
@@ -83,8 +63,12 @@ func (s *Server) callbacks(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, codeNotFound, err.Error())
 		return
 	}
-	body, ok := readCallback(w, r)
-	if !ok {
+	body, err := readJSON(w, r, maxCallback)
+	if err == nil && body == nil {
+		err = refusal(http.StatusBadRequest, codeBadPayload, "the body is empty; it has to be JSON")
+	}
+	if err != nil {
+		problemOf(err).write(w)
 		return
 	}
 	if err := verify(r.Header, body, time.Now(), c.Secrets(grant.App)); err != nil {
@@ -100,51 +84,10 @@ func (s *Server) callbacks(w http.ResponseWriter, r *http.Request) {
 	}, grant.Awaited)
 	if err != nil {
 		s.cfg.Log.Warn("a callback could not be stored; its app was told to send it again", "app", grant.App, "capability", grant.Capability, "error", err)
-		unavailable(w, "the result can't be stored at the moment; send the callback again")
+		unavailable("the result can't be stored at the moment; send the callback again").write(w)
 		return
 	}
 	answer(w, http.StatusOK, "application/json", accepted{Accepted: true, ID: grant.ID})
-}
-
-func unavailable(w http.ResponseWriter, detail string) {
-	w.Header().Set("Retry-After", retryAfter)
-	refuse(w, http.StatusServiceUnavailable, codeUnavailable, detail)
-}
-
-// readCallback reads the body, and answers itself when it isn't one.
-func readCallback(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
-	if !isJSON(r.Header) {
-		refuse(w, http.StatusUnsupportedMediaType, codeContentType, "send JSON, with Content-Type: application/json or none, and without Content-Encoding")
-		return nil, false
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCallback))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		refuse(w, http.StatusRequestEntityTooLarge, codeTooLarge, fmt.Sprintf("a callback may have at most %d bytes", large.Limit))
-	case err != nil:
-		refuse(w, http.StatusBadRequest, codeBadPayload, "the body did not arrive whole")
-	case len(body) == 0:
-		refuse(w, http.StatusBadRequest, codeBadPayload, "the body is empty; it has to be JSON")
-	case !json.Valid(body):
-		refuse(w, http.StatusBadRequest, codeBadPayload, "the body is not JSON")
-	default:
-		return body, true
-	}
-	return nil, false
-}
-
-// isJSON tells whether a request's headers let its body be JSON as it stands.
-func isJSON(h http.Header) bool {
-	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return false
-	}
-	given := h.Get("Content-Type")
-	if given == "" {
-		return true
-	}
-	kind, _, err := mime.ParseMediaType(given)
-	return err == nil && (kind == "application/json" || strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json"))
 }
 
 // verify checks each signature that the request carries; one without any is

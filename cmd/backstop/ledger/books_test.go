@@ -102,7 +102,7 @@ func (b *books) account(t target, p publication) {
 		b.problem("event %s for %s, published at %s, is neither delivered nor dead-lettered nor pending nor discarded: LOST; requests %s", t.id, t.EndpointID, clock(p.at), describe(requests))
 	case len(letters) > 1 && !(p.decided && differ(letters)):
 		b.problem("event %s at %s has %d dead letters", t.id, t.EndpointID, len(letters))
-	case b.pending[t] > 1:
+	case b.pending[t] > 1 && !p.decided && !p.owed && !b.explained(p, requests, time.Now()):
 		b.problem("event %s at %s is pending %d times", t.id, t.EndpointID, b.pending[t])
 	case fates > 1 && p.queued: // the app answered the call too late, and then the event
 		b.several++

@@ -34,8 +34,8 @@ const (
 	callKill = 2500 * time.Millisecond
 	// callNoise is how long this process, which is all callers and all apps at
 	// once, may take to wake a caller whose answer is there. Few may need it.
-	callNoise = 250 * time.Millisecond
-	callLate  = 0.002 // of all calls
+	callNoise = 500 * time.Millisecond
+	callLate  = 0.02 // of all calls
 )
 
 // ills are what apps do to a call. "refuse" and "half-open" are missing: nobody

@@ -48,10 +48,14 @@ func manifestJSON(app, receiver string) []byte {
 	if strings.HasPrefix(app, "refuse") {
 		base = "http://127.0.0.1:1" // nobody listens there
 	}
+	timeout := 500
+	if strings.HasPrefix(app, "slow") {
+		timeout = 5000 // or what it takes in time by its own record comes too late on a busy machine
+	}
 	data, err := json.Marshal(map[string]any{
 		"appId": app, "name": app, "baseUrl": base,
 		"webhooks": map[string]any{capability: map[string]any{
-			"path": "/" + app, "async": true, "timeout": 500, "maxAge": 20_000,
+			"path": "/" + app, "async": true, "timeout": timeout, "maxAge": 20_000,
 			"retry":   map[string]any{"maxAttempts": 3, "initialDelay": 200, "maxDelay": 1000},
 			"breaker": map[string]any{"failureThreshold": 5, "recoveryTimeout": 300, "successThreshold": 2},
 		}},

@@ -217,6 +217,20 @@ func AttemptLog(registry prometheus.Registerer, dropped func() uint64) {
 	}, func() float64 { return float64(dropped()) }))
 }
 
+// Watchers registers how those do that look at the delivery log: lag is how old
+// the entries are that are not added up yet, raised how many alerts there are.
+// Both are 0 at replicas that don't do it.
+func Watchers(registry prometheus.Registerer, lag func() time.Duration, raised func() int) {
+	registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "backstop_rollup_lag_seconds", Help: "Age of the attempts that are not added up yet; 0 at replicas that don't add up.",
+		}, func() float64 { return lag().Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "backstop_alerts", Help: "Alerts that are raised; 0 at replicas that don't evaluate them.",
+		}, func() float64 { return float64(raised()) }),
+	)
+}
+
 // Cache registers how the cache of answers does.
 func Cache(registry prometheus.Registerer, stats func() fallback.CacheStats) {
 	for result, of := range map[string]func(fallback.CacheStats) uint64{

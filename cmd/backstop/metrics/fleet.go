@@ -15,8 +15,8 @@ import (
 	"backstop/streams/manifest"
 )
 
-// fleet is what manifests declare and which gates are not closed, as the
-// watches tell it. It collects both.
+// fleet is what manifests declare, which gates are not closed, and how the apps
+// that are checked are, as the watches tell it. It collects all three.
 type fleet struct {
 	names *names
 
@@ -24,12 +24,14 @@ type fleet struct {
 	declared map[streams.EndpointID]time.Duration // → timeout
 	byApp    map[string][]streams.EndpointID
 	gates    map[streams.EndpointID]streams.Gate
+	healths  map[string]streams.HealthState
 }
 
 func newFleet(names *names) *fleet {
 	return &fleet{
 		names: names, declared: make(map[streams.EndpointID]time.Duration),
 		byApp: make(map[string][]streams.EndpointID), gates: make(map[streams.EndpointID]streams.Gate),
+		healths: make(map[string]streams.HealthState),
 	}
 }
 
@@ -37,9 +39,9 @@ func newFleet(names *names) *fleet {
 // for again: an attempt that was under way when its manifest went makes new ones.
 const sweepEvery = time.Minute
 
-// Follow follows manifests and gates until ctx ends. It drops the series of
-// endpoints that are no more.
-func (m *Metrics) Follow(ctx context.Context, manifests *manifest.Store, defaults manifest.Defaults, gates *streams.Gates, log *slog.Logger) error {
+// Follow follows manifests, gates and health until ctx ends. It drops the series
+// of endpoints that are no more.
+func (m *Metrics) Follow(ctx context.Context, manifests *manifest.Store, defaults manifest.Defaults, gates *streams.Gates, healths *streams.Healths, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	loaded := make(chan struct{})
 	group.Go(func() error {
@@ -55,6 +57,9 @@ func (m *Metrics) Follow(ctx context.Context, manifests *manifest.Store, default
 	})
 	group.Go(func() error {
 		return gates.Watch(ctx, log, func() {}, m.fleet.setGate)
+	})
+	group.Go(func() error {
+		return healths.Watch(ctx, log, func() {}, m.fleet.setHealth)
 	})
 	group.Go(func() error {
 		select {
@@ -130,9 +135,24 @@ func (f *fleet) setGate(id streams.EndpointID, g *streams.Gate) {
 	}
 }
 
-// leastGates is how many endpoints whose breaker is not closed are named even
-// when few endpoints have series of their own: there are alerts on them.
-const leastGates = 100
+// setHealth takes over an app's health, nil for one that is checked no longer.
+func (f *fleet) setHealth(app string, h *streams.Health) {
+	if !streams.ValidName(app) {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h == nil {
+		delete(f.healths, app)
+	} else {
+		f.healths[app] = h.State
+	}
+}
+
+// leastNamed is how many endpoints whose breaker is not closed, and apps that
+// are not healthy, are named even when few endpoints have series of their own:
+// there are alerts on them.
+const leastNamed = 100
 
 var (
 	endpointsDesc = prometheus.NewDesc("backstop_endpoints",
@@ -143,11 +163,15 @@ var (
 		"Endpoints that are not simply open for traffic, by state.", []string{"state"}, nil)
 	breakerDesc = prometheus.NewDesc("backstop_breaker_state",
 		"Always 1, for each endpoint whose breaker is not closed; a closed one has no series.", []string{"capability", "app", "state"}, nil)
+	appsDesc = prometheus.NewDesc("backstop_apps",
+		"Apps whose health is checked, by state.", []string{"state"}, nil)
+	appHealthDesc = prometheus.NewDesc("backstop_app_health",
+		"Always 1, for each app that is degraded or unhealthy by its health checks; a healthy one has no series.", []string{"app", "state"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (f *fleet) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{endpointsDesc, timeoutDesc, breakersDesc, breakerDesc} {
+	for _, d := range []*prometheus.Desc{endpointsDesc, timeoutDesc, breakersDesc, breakerDesc, appsDesc, appHealthDesc} {
 		descs <- d
 	}
 }
@@ -175,13 +199,34 @@ func (f *fleet) Collect(metrics chan<- prometheus.Metric) {
 			continue // put there by hand
 		}
 		states[state]++
-		if named < max(f.names.most, leastGates) {
+		if named < max(f.names.most, leastNamed) {
 			named++
 			metrics <- gauge(breakerDesc, 1, id.Capability, id.App, string(state))
 		}
 	}
 	for state, n := range states {
 		metrics <- gauge(breakersDesc, float64(n), string(state))
+	}
+	f.collectHealth(metrics)
+}
+
+// collectHealth collects how apps are. The lock is held.
+func (f *fleet) collectHealth(metrics chan<- prometheus.Metric) {
+	states := map[streams.HealthState]int{streams.Healthy: 0, streams.Degraded: 0, streams.Unhealthy: 0, streams.HealthUnknown: 0}
+	named := 0
+	for _, app := range slices.Sorted(maps.Keys(f.healths)) {
+		state := f.healths[app]
+		if _, known := states[state]; !known {
+			state = streams.HealthUnknown // put there by hand
+		}
+		states[state]++
+		if sick := state == streams.Degraded || state == streams.Unhealthy; sick && named < max(f.names.most, leastNamed) {
+			named++
+			metrics <- gauge(appHealthDesc, 1, app, string(state))
+		}
+	}
+	for state, n := range states {
+		metrics <- gauge(appsDesc, float64(n), string(state))
 	}
 }
 

@@ -33,6 +33,7 @@ type Metrics struct {
 	calls        *prometheus.CounterVec
 	callDuration *prometheus.HistogramVec
 	fallbacks    *prometheus.CounterVec
+	checks       *prometheus.CounterVec
 }
 
 // New returns metrics that are registered with registry.
@@ -51,6 +52,7 @@ func New(registry prometheus.Registerer, cfg Config) *Metrics {
 			NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"capability", "source"}),
 		fallbacks: counter("backstop_fallbacks_total", "Strategies that were asked in an app's place, by whether they answered.", "capability", "app", "strategy", "result"),
+		checks:    counter("backstop_health_checks_total", "Health checks of apps, by what they said; unknown ones taught nothing.", "result"),
 	}
 	m.fleet = newFleet(m.names)
 	m.Attempts = dispatcher.NewMetrics(registry, dispatcher.AppLabel(m.names.app))
@@ -59,7 +61,7 @@ func New(registry prometheus.Registerer, cfg Config) *Metrics {
 		ConstLabels: prometheus.Labels{"version": cfg.Version, "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	registry.MustRegister(m.deadLetters, m.trips, m.calls, m.callDuration, m.fallbacks, m.fleet, build)
+	registry.MustRegister(m.deadLetters, m.trips, m.calls, m.callDuration, m.fallbacks, m.checks, m.fleet, build)
 	return m
 }
 
@@ -96,6 +98,11 @@ func (m *Metrics) Fallback(id streams.EndpointID, strategy string, err error) {
 	}
 	capability, app := m.names.labels(id)
 	m.fallbacks.WithLabelValues(capability, app, strategy, result).Inc()
+}
+
+// HealthCheck counts a health check that this replica made.
+func (m *Metrics) HealthCheck(result streams.HealthState) {
+	m.checks.WithLabelValues(string(result)).Inc()
 }
 
 // Declares tells whether a manifest declares the endpoint, as far as Follow

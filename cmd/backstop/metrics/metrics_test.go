@@ -46,6 +46,8 @@ func everything(t *testing.T) *prometheus.Registry {
 	m.BreakerChanged(breaker.Change{ID: quiz, From: breaker.Closed, To: breaker.Open, Cause: breaker.CauseFailures})
 	m.Call(quiz, streams.SourceApp, "", time.Second)
 	m.Fallback(quiz, "default", nil)
+	m.HealthCheck(streams.Healthy)
+	m.fleet.setHealth("quiz", &streams.Health{State: streams.Unhealthy})
 	Cache(registry, func() fallback.CacheStats { return fallback.CacheStats{Hits: 1} })
 	Callbacks(registry)
 	broker := NewBroker(registry, func(context.Context) (State, error) {
@@ -59,6 +61,7 @@ func everything(t *testing.T) *prometheus.Registry {
 	broker.refresh(t.Context())
 	Connection(registry, natstest.Start(t).Conn())
 	AttemptLog(registry, func() uint64 { return 0 })
+	Watchers(registry, func() time.Duration { return 0 }, func() int { return 0 })
 	return registry
 }
 
@@ -250,11 +253,44 @@ backstop_breakers{state="open"} 1
 	if err := testutil.CollectAndCompare(f, strings.NewReader(want), "backstop_breaker_state", "backstop_breakers"); err != nil {
 		t.Error(err)
 	}
-	for i := range 2 * leastGates {
+	for i := range 2 * leastNamed {
 		f.setGate(streams.EndpointID{Capability: "d", App: fmt.Sprint(i)}, &streams.Gate{State: streams.GateForced})
 	}
-	if n := testutil.CollectAndCount(f, "backstop_breaker_state"); n != leastGates {
-		t.Errorf("%d endpoints by name, want %d, the least limit", n, leastGates)
+	if n := testutil.CollectAndCount(f, "backstop_breaker_state"); n != leastNamed {
+		t.Errorf("%d endpoints by name, want %d, the least limit", n, leastNamed)
+	}
+}
+
+// Only apps that are not well have series of their own.
+func TestAppHealth(t *testing.T) {
+	f := newFleet(newNames(0))
+	for app, state := range map[string]streams.HealthState{
+		"fine": streams.Healthy, "slow": streams.Degraded, "down": streams.Unhealthy, "new": streams.HealthUnknown,
+		"hand": "made up", "\xff": streams.Unhealthy, "gone": streams.Unhealthy,
+	} {
+		f.setHealth(app, &streams.Health{State: state})
+	}
+	f.setHealth("gone", nil)
+	const want = `
+# HELP backstop_app_health Always 1, for each app that is degraded or unhealthy by its health checks; a healthy one has no series.
+# TYPE backstop_app_health gauge
+backstop_app_health{app="down",state="unhealthy"} 1
+backstop_app_health{app="slow",state="degraded"} 1
+# HELP backstop_apps Apps whose health is checked, by state.
+# TYPE backstop_apps gauge
+backstop_apps{state="degraded"} 1
+backstop_apps{state="healthy"} 1
+backstop_apps{state="unhealthy"} 1
+backstop_apps{state="unknown"} 2
+`
+	if err := testutil.CollectAndCompare(f, strings.NewReader(want), "backstop_app_health", "backstop_apps"); err != nil {
+		t.Error(err)
+	}
+	for i := range 2 * leastNamed {
+		f.setHealth(fmt.Sprint(i), &streams.Health{State: streams.Unhealthy})
+	}
+	if n := testutil.CollectAndCount(f, "backstop_app_health"); n != leastNamed {
+		t.Errorf("%d apps by name, want %d", n, leastNamed)
 	}
 }
 

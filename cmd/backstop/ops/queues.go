@@ -1,4 +1,4 @@
-package main
+package ops
 
 import (
 	"cmp"
@@ -14,8 +14,8 @@ import (
 	"backstop/streams"
 )
 
-// capabilityStatus is one capability's stream and its shared lane.
-type capabilityStatus struct {
+// Queue is one capability's stream and its shared lane.
+type Queue struct {
 	Capability string `json:"capability"`
 	// Backlog is the events that no endpoint has, nor an own lane.
 	Backlog uint64 `json:"backlog"`
@@ -41,9 +41,9 @@ type reading struct {
 	retired   bool
 }
 
-// capabilityStatus looks at every capability's stream, twice if rates are wanted.
-func (c *client) capabilityStatus(ctx context.Context, interval time.Duration) ([]capabilityStatus, error) {
-	before, err := c.readings(ctx)
+// Queues looks at every capability's stream, twice if rates are wanted.
+func (o *Ops) Queues(ctx context.Context, interval time.Duration) ([]Queue, error) {
+	before, err := o.readings(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,14 +54,14 @@ func (c *client) capabilityStatus(ctx context.Context, interval time.Duration) (
 			return nil, ctx.Err()
 		case <-time.After(interval):
 		}
-		if now, err = c.readings(ctx); err != nil {
+		if now, err = o.readings(ctx); err != nil {
 			return nil, err
 		}
 	}
-	all := []capabilityStatus{}
+	all := []Queue{}
 	for capability, r := range now {
-		s := capabilityStatus{Capability: capability, Backlog: r.backlog, InFlight: r.inFlight, Retired: r.retired}
-		if s.OldestAgeMs, err = c.oldestAge(ctx, capability, r); err != nil {
+		s := Queue{Capability: capability, Backlog: r.backlog, InFlight: r.inFlight, Retired: r.retired}
+		if s.OldestAgeMs, err = o.oldestAge(ctx, capability, r); err != nil {
 			return nil, err
 		}
 		if b, ok := before[capability]; ok && interval > 0 {
@@ -70,7 +70,7 @@ func (c *client) capabilityStatus(ctx context.Context, interval time.Duration) (
 		}
 		all = append(all, s)
 	}
-	slices.SortFunc(all, func(x, y capabilityStatus) int { return strings.Compare(x.Capability, y.Capability) })
+	slices.SortFunc(all, func(x, y Queue) int { return strings.Compare(x.Capability, y.Capability) })
 	return all, nil
 }
 
@@ -83,16 +83,16 @@ func perSecondBetween(before, now uint64, elapsed time.Duration) *float64 {
 }
 
 // readings looks at the stream of every capability.
-func (c *client) readings(ctx context.Context) (map[string]reading, error) {
+func (o *Ops) readings(ctx context.Context) (map[string]reading, error) {
 	all := make(map[string]reading)
-	list := c.js.ListStreams(ctx)
+	list := o.js.ListStreams(ctx)
 	for info := range list.Info() {
 		capability, ok := strings.CutPrefix(info.Config.Name, streams.EventStreamPrefix)
 		if !ok {
 			continue
 		}
-		r := reading{at: time.Now(), published: info.State.LastSeq, retired: retired(info.Config, capability)}
-		consumer, err := c.js.Consumer(ctx, info.Config.Name, streams.EventConsumer)
+		r := reading{at: time.Now(), published: info.State.LastSeq, retired: Retired(info.Config, capability)}
+		consumer, err := o.js.Consumer(ctx, info.Config.Name, streams.EventConsumer)
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 			continue // it is just being made, or removed
@@ -111,17 +111,17 @@ func (c *client) readings(ctx context.Context) (map[string]reading, error) {
 	return all, list.Err()
 }
 
-// retired tells whether publishers no longer reach the capability's stream.
-func retired(cfg jetstream.StreamConfig, capability string) bool {
+// Retired tells whether publishers no longer reach the capability's stream.
+func Retired(cfg jetstream.StreamConfig, capability string) bool {
 	return !slices.Contains(cfg.Subjects, streams.EndpointID{Capability: capability}.Subject(streams.Events))
 }
 
 // oldestAge returns the age in milliseconds of the oldest event that isn't settled.
-func (c *client) oldestAge(ctx context.Context, capability string, r reading) (int64, error) {
+func (o *Ops) oldestAge(ctx context.Context, capability string, r reading) (int64, error) {
 	if r.backlog == 0 {
 		return 0, nil
 	}
-	stream, err := c.js.Stream(ctx, streams.EventStream(capability))
+	stream, err := o.js.Stream(ctx, streams.EventStream(capability))
 	if err == nil {
 		var msg *jetstream.RawStreamMsg
 		if msg, err = stream.GetMsg(ctx, r.next, jetstream.WithGetMsgSubject(">")); err == nil {
@@ -134,8 +134,8 @@ func (c *client) oldestAge(ctx context.Context, capability string, r reading) (i
 	return 0, fmt.Errorf("oldest event of %s: %w", capability, err)
 }
 
-// laneStatus is the own lane of an endpoint in trouble.
-type laneStatus struct {
+// Lane is the own lane of an endpoint in trouble.
+type Lane struct {
 	App        string `json:"app"`
 	Capability string `json:"capability"`
 	// Consumer is the lane's durable on LANES.
@@ -149,13 +149,13 @@ type laneStatus struct {
 	PausedUntil time.Time `json:"pausedUntil,omitzero"`
 }
 
-// laneStatus lists the lanes, the longest first, never nil.
-func (c *client) laneStatus(ctx context.Context) ([]laneStatus, error) {
-	stream, err := c.js.Stream(ctx, streams.LaneStream)
+// Lanes lists the lanes, the longest first, never nil.
+func (o *Ops) Lanes(ctx context.Context) ([]Lane, error) {
+	stream, err := o.js.Stream(ctx, streams.LaneStream)
 	if err != nil {
 		return nil, err
 	}
-	lanes := []laneStatus{}
+	lanes := []Lane{}
 	list := stream.ListConsumers(ctx)
 	for info := range list.Info() {
 		// The subject names the endpoint; the durable's name may be a hash.
@@ -163,7 +163,7 @@ func (c *client) laneStatus(ctx context.Context) ([]laneStatus, error) {
 		if err != nil {
 			continue // somebody looks at the stream with a consumer of their own
 		}
-		l := laneStatus{
+		l := Lane{
 			App: id.App, Capability: id.Capability, Consumer: info.Name,
 			Backlog: info.NumPending + uint64(max(info.NumAckPending, 0)), Waiting: info.NumAckPending,
 		}
@@ -172,7 +172,7 @@ func (c *client) laneStatus(ctx context.Context) ([]laneStatus, error) {
 		}
 		lanes = append(lanes, l)
 	}
-	slices.SortFunc(lanes, func(x, y laneStatus) int {
+	slices.SortFunc(lanes, func(x, y Lane) int {
 		return cmp.Or(cmp.Compare(y.Backlog, x.Backlog), strings.Compare(x.Consumer, y.Consumer))
 	})
 	return lanes, list.Err()
