@@ -15,13 +15,12 @@ import (
 type worldKind string
 
 const (
-	embeddedWorld  worldKind = "embedded"   // one serve with its own NATS
-	singleWorld    worldKind = "single"     // two replicas, one nats-server
-	clusterWorld   worldKind = "cluster"    // two replicas, three nats-servers
-	powerWorld     worldKind = "power"      // embedded, on a disk that loses its power
-	diskWorld      worldKind = "disk"       // embedded, on a disk that somebody fills
-	partitionWorld worldKind = "partition"  // two replicas, one in a network of its own
-	clockWorld     worldKind = "clock jump" // can't be made: see unmade
+	embeddedWorld  worldKind = "embedded"  // one serve with its own NATS
+	singleWorld    worldKind = "single"    // two replicas, one nats-server
+	clusterWorld   worldKind = "cluster"   // two replicas, three nats-servers
+	powerWorld     worldKind = "power"     // embedded, on a disk that loses its power
+	diskWorld      worldKind = "disk"      // embedded, on a disk that somebody fills
+	partitionWorld worldKind = "partition" // two replicas, one in a network of its own
 )
 
 // blow is one thing that is done to a run.

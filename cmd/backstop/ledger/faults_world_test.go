@@ -212,13 +212,13 @@ func (n *node) start() {
 
 func (n *node) kill() {
 	_ = n.cmd.Process.Kill()
-	<-n.exited
+	_ = <-n.exited // killed
 }
 
 // await waits until the server takes clients.
 func (n *node) await() {
 	for n.w.ctx.Err() == nil {
-		c, err := net.DialTimeout("tcp", n.url[len("nats://"):], time.Second)
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(n.w.ctx, "tcp", strings.TrimPrefix(n.url, "nats://"))
 		if err == nil {
 			_ = c.Close()
 			return
@@ -272,7 +272,7 @@ func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p p
 	w.env = append(w.env, env...)
 	w.env = append(w.env, "BACKSTOP_ADMIN_TOKEN="+adminToken, "BACKSTOP_KILL_RECORD="+filepath.Join(w.dir, "points"))
 	switch p.world {
-	case embeddedWorld:
+	default:
 		w.env = append(w.env, "BACKSTOP_STORE_MAX=400MiB")
 	case diskWorld, powerWorld:
 		w.disk = newDisk(w, p.world == powerWorld)
@@ -411,7 +411,7 @@ func (w *world) manifest(app string) []byte {
 			"retry":{"maxAttempts":%d,"initialDelay":%d,"maxDelay":%d},
 			"breaker":{"failureThreshold":5,"recoveryTimeout":300,"successThreshold":2}%s}`, app, timeout, attempts, firstWait.Milliseconds(), mostWait.Milliseconds(), more)
 	}
-	hooks := ""
+	var hooks string
 	switch kind {
 	case "owes", "calls":
 		hooks = `"analytics":` + webhook(`,"callback":{"within":1000,"retry":true}`)

@@ -143,13 +143,13 @@ func receive(file string) error {
 		return err
 	}
 	go func() { // ends with the process
-		var kept []net.Conn // or they are closed once they are garbage
+		kept := map[net.Conn]bool{} // or they are closed once they are garbage
 		for {
 			c, err := halfOpen.Accept()
 			if err != nil {
 				return
 			}
-			kept = append(kept, c)
+			kept[c] = true
 		}
 	}()
 	fmt.Println(listener.Addr(), halfOpen.Addr())
