@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams/killpoint"
 )
 
 // DeadLetters reads the DLQ stream and carries out what operators decide.
@@ -212,6 +214,7 @@ func (s *DeadLetters) decide(ctx context.Context, d DeadLetter, verb string, act
 	if err := act(); err != nil {
 		return fmt.Errorf("%s %s: %w", verb, d.ID, err)
 	}
+	killpoint.Here(killpoint.DeadLetterDecided)
 	if err := stream.DeleteMsg(ctx, d.Sequence); err != nil {
 		// Somebody else who decided the same at the same time is no failure:
 		// de-duplication has made one event of both replays.
