@@ -43,6 +43,12 @@ race: ## the tests under the race detector; takes a C compiler
 e2e: ## the slow tests: whole processes, killed and restarted (build tag e2e, names TestE2E…)
 	$(GO) test -tags e2e -run '^TestE2E' -count 1 -timeout 30m $(PKG)
 
+# FAULTS_SEED=N FAULTS_RUNS=1 repeats a run; FAULTS_REPORT=FILE gets a line of
+# JSON for each. As root it also makes and fills file systems, and takes their power.
+.PHONY: faults
+faults: ## whole processes, killed at named points and in every other way, and the books checked (FAULTS_SEED, FAULTS_RUNS, FAULTS_PARALLEL)
+	$(GO) test -tags e2e -run '^TestFaults$$' -count 1 -v -timeout 12h -parallel 16 ./cmd/backstop/ledger
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s) each
 	@grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' $(wildcard cmd streams consumers dispatcher fallback embedded) | \
@@ -67,6 +73,7 @@ fmt: ## format the code
 
 .PHONY: lint
 lint: ## vet, formatting and golangci-lint (staticcheck is one of its linters)
+	$(GO) vet -tags e2e,faults ./...
 	$(GO) vet -tags e2e ./...
 	$(TOOL) golangci-lint fmt --diff ./...
 	$(TOOL) golangci-lint run ./...

@@ -10,6 +10,7 @@ import (
 	"backstop/dispatcher/callback"
 	"backstop/streams"
 	"backstop/streams/bucket"
+	"backstop/streams/killpoint"
 	"backstop/streams/manifest"
 )
 
@@ -38,8 +39,10 @@ func (p *Pipeline) delivered(d *delivery, policy manifest.CallbackPolicy) {
 			d.abandon()
 			return
 		}
+		killpoint.Here(killpoint.AwaitStored)
 	}
 	d.ack()
+	killpoint.Here(killpoint.Acknowledged)
 }
 
 // awaiting looks for callbacks that are overdue. Each makes a notice, and when
@@ -134,6 +137,7 @@ func (a *awaiting) handle(ctx context.Context, key streams.CallbackKey, now time
 		if err := a.p.layIn(ctx, event.EndpointID, event.LaneMsg()); err != nil {
 			return err
 		}
+		killpoint.Here(killpoint.RedeliveryStored)
 	}
 	switch err := a.p.callbacks.Forget(ctx, key, revision); {
 	case errors.Is(err, bucket.ErrConflict):

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/streams"
+	"backstop/streams/killpoint"
 )
 
 // fanOut turns a broadcast into one event for each app that takes the
@@ -28,6 +29,7 @@ func (p *Pipeline) fanOut(d *delivery) {
 		d.abandon()
 		return
 	}
+	killpoint.Here(killpoint.CopiesStored)
 	p.ackMoved(d)
 }
 
@@ -52,6 +54,7 @@ func (p *Pipeline) copyTo(ctx context.Context, e streams.Event, apps []string) e
 				p.lanes.want(endpoint)
 				_, err = p.js.PublishMsg(ctx, to.LaneMsg())
 			}
+			killpoint.Here(killpoint.CopyStored)
 			errs[i] = err
 		})
 	}

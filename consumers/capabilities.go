@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"backstop/streams"
+	"backstop/streams/killpoint"
 )
 
 // reviewEvery is how often the streams are compared with the manifests even
@@ -112,6 +113,7 @@ func (c *capabilities) compare(ctx context.Context) bool {
 			ok = false
 			continue
 		}
+		killpoint.Here(killpoint.CapabilityMade)
 		c.start(ctx, name, ensured)
 	}
 	for _, name := range c.known() {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"backstop/streams"
+	"backstop/streams/killpoint"
 )
 
 // How often decided requests that are done are swept, and how soon what failed
@@ -101,6 +102,7 @@ func (d *decisions) tell(ctx context.Context, r streams.PendingRequest) error {
 		if err != nil {
 			return err
 		}
+		killpoint.Here(killpoint.DecisionQueued)
 	}
 	result, err := decisionResult(r)
 	if err != nil {
@@ -109,6 +111,7 @@ func (d *decisions) tell(ctx context.Context, r streams.PendingRequest) error {
 	if _, err := d.p.js.PublishMsg(ctx, result.Msg()); err != nil {
 		return fmt.Errorf("publish the decision: %w", err)
 	}
+	killpoint.Here(killpoint.DecisionTold)
 	return d.p.pendings.MarkDone(ctx, r.Key())
 }
 

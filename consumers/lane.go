@@ -19,10 +19,8 @@ const (
 	// worth (it shrinks) and a second's worth of mailbox, so that it takes
 	// very many of those to fill a lane.
 	laneRoom = 16_384
-	// pullBatch is the most that one pull asks for, and pullBytes the most
-	// memory it may take.
+	// pullBatch is the most that one pull asks for.
 	pullBatch = 512
-	pullBytes = 32 << 20
 	// pullExpiry is how long an unanswered pull waits at the broker.
 	pullExpiry = 5 * time.Second
 	// pullRetry is the wait after a pull that failed, as while NATS is away.
@@ -42,6 +40,7 @@ type lane struct {
 	capability string
 	holds      *holds
 	courtesy   courtesy
+	appetite   appetite
 }
 
 // run pulls until ctx ends.
@@ -76,7 +75,7 @@ func (l *lane) pull(ctx context.Context) error {
 			}
 			continue
 		}
-		if _, err := pullOnce(ctx, cons, min(room, pullBatch), pullExpiry, l.receive); err != nil {
+		if _, err := pullOnce(ctx, cons, l.appetite.atMost(min(room, pullBatch)), pullExpiry, l.receive); err != nil {
 			return err
 		}
 	}
@@ -88,7 +87,7 @@ func (l *lane) pull(ctx context.Context) error {
 func pullOnce(ctx context.Context, cons jetstream.Consumer, n int, expiry time.Duration, receive func(jetstream.Msg)) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, expiry)
 	defer cancel()
-	batch, err := cons.Fetch(n, jetstream.FetchContext(ctx), jetstream.FetchMaxBytes(pullBytes))
+	batch, err := cons.Fetch(n, jetstream.FetchContext(ctx)) // without FetchMaxBytes: see appetite
 	if err != nil {
 		return 0, quiet(err)
 	}
@@ -103,7 +102,7 @@ func pullOnce(ctx context.Context, cons jetstream.Consumer, n int, expiry time.D
 // quiet drops the errors that only say that there was nothing to do.
 func quiet(err error) error {
 	if errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
-		errors.Is(err, jetstream.ErrNoMessages) || errors.Is(err, jetstream.ErrMaxBytesExceeded) {
+		errors.Is(err, jetstream.ErrNoMessages) {
 		return nil
 	}
 	return err
@@ -120,6 +119,7 @@ func (l *lane) receive(msg jetstream.Msg) {
 	if !fresh {
 		return
 	}
+	l.appetite.seen(msg)
 	l.courtesy.seen(d.event.EndpointID, d.queued)
 	p := l.p
 	switch reason, why := inspect(d); {

@@ -9,6 +9,7 @@ import (
 
 	"backstop/dispatcher/breaker"
 	"backstop/streams"
+	"backstop/streams/killpoint"
 )
 
 // lanePull is how long a pull on an own lane waits at the broker; after one
@@ -23,7 +24,9 @@ type ownLane struct {
 	p *Pipeline
 	e *endpoint
 	// paused is until when this process has paused the durable.
-	paused time.Time
+	paused   time.Time
+	appetite appetite
+	leftover leftover
 }
 
 // run works until the lane is empty or ctx ends. done reports, for an empty
@@ -34,6 +37,7 @@ func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint6
 		seen := parked()
 		empty, err := l.work(ctx)
 		switch {
+		case errors.Is(err, errAgain):
 		case err != nil && ctx.Err() == nil:
 			l.p.log.Warn("own lane: can't work, trying again", "endpoint", l.e.id.String(), "error", err)
 			sleep(ctx, pullRetry)
@@ -48,10 +52,12 @@ func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint6
 func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 	until, blocked := l.e.blocked(time.Now())
 	until = pauseEnd(until, blocked)
+	killpoint.Here(killpoint.LaneMaking)
 	cons, err := l.p.js.CreateOrUpdateConsumer(ctx, streams.LaneStream, l.e.id.LaneConfig(until))
 	if err != nil {
 		return false, err
 	}
+	killpoint.Here(killpoint.LaneMade)
 	l.paused = until
 	if info := cons.CachedInfo(); info.Paused && !blocked {
 		// By a process that is gone: updating a durable doesn't end its pause,
@@ -136,7 +142,7 @@ func (l *ownLane) batch() int {
 			return 1
 		}
 	}
-	return min(l.e.box.free(), pullBatch)
+	return l.appetite.atMost(min(l.e.box.free(), pullBatch))
 }
 
 // wait returns when the time is over, a run has ended, or the endpoint has changed.
@@ -160,6 +166,7 @@ func (l *ownLane) receive(msg jetstream.Msg) {
 	if !fresh {
 		return
 	}
+	l.appetite.seen(msg)
 	if reason, why := inspect(d); reason != "" {
 		l.p.aside(func() { l.p.bury(d, reason, why, 0) })
 		return
@@ -191,12 +198,22 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	if !l.e.troubled(time.Now()) {
 		l.e.box.divert(false)
 	}
-	if info.NumAckPending > 0 || l.e.box.isDiverted() {
+	if info.NumAckPending > 0 {
 		return false, nil
 	}
-	err = l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		err = nil
+	if l.e.box.isDiverted() {
+		return false, l.again(ctx, info)
 	}
+	killpoint.Here(killpoint.LaneEmpty)
+	err = l.remove(ctx)
+	killpoint.Here(killpoint.LaneRemoved)
 	return err == nil, err
+}
+
+func (l *ownLane) remove(ctx context.Context) error {
+	err := l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil
+	}
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"backstop/streams"
+	"backstop/streams/killpoint"
 )
 
 // park moves an event to the endpoint's own lane: it is stored there, and then
@@ -21,6 +22,7 @@ func (p *Pipeline) park(e *endpoint, d *delivery) {
 		d.abandon()
 		return
 	}
+	killpoint.Here(killpoint.LaneStored)
 	p.ackMoved(d)
 }
 
@@ -42,6 +44,13 @@ func (p *Pipeline) ackMoved(d *delivery) {
 // bury makes the event a dead letter, and then acknowledges it.
 func (p *Pipeline) bury(d *delivery, reason streams.DeadLetterReason, why string, status int) {
 	letter := streams.DeadLetter{Event: d.event, Reason: reason, Err: why, Status: status, FailedAt: time.Now()}
+	if killpoint.Broken(killpoint.AckBeforeStore) {
+		_ = d.msg.DoubleAck(p.work)
+		killpoint.Here(killpoint.LetterStored)
+	}
+	if killpoint.Broken(killpoint.Unstable) {
+		letter.Payload = append([]byte(" "), letter.Payload...)
+	}
 	stored := p.retryStore("a dead letter", d.event.EndpointID, func(ctx context.Context) error {
 		return p.letters.Store(ctx, letter)
 	})
@@ -49,6 +58,7 @@ func (p *Pipeline) bury(d *delivery, reason streams.DeadLetterReason, why string
 		d.abandon()
 		return
 	}
+	killpoint.Here(killpoint.LetterStored)
 	p.ackMoved(d)
 	p.observe.DeadLetter(p.fleet.named(d.event.EndpointID), reason)
 	p.notices.add(streams.NoticeDeadLettered, d.event.EndpointID, "events of "+d.event.EndpointID.String()+" were dead-lettered ("+string(reason)+")",

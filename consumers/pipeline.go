@@ -25,6 +25,7 @@ import (
 	"backstop/dispatcher/breaker"
 	"backstop/dispatcher/limit"
 	"backstop/streams"
+	"backstop/streams/killpoint"
 	"backstop/streams/manifest"
 )
 
@@ -256,6 +257,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	pull.Wait()
 	follow.Wait()
 	err := p.drain()
+	killpoint.Here(killpoint.Draining)
 	p.cutOff()
 	p.marking.Wait()
 	after.Wait()

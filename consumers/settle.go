@@ -7,6 +7,7 @@ import (
 
 	"backstop/dispatcher"
 	"backstop/streams"
+	"backstop/streams/killpoint"
 	"backstop/streams/manifest"
 )
 
@@ -27,7 +28,11 @@ func (p *Pipeline) attempt(e *endpoint, d *delivery) {
 		p.bury(d, streams.Expired, fmt.Sprintf("older than the endpoint's maxAge of %v", config.MaxAge), 0)
 		return
 	}
+	if killpoint.Broken(killpoint.AckFirst) {
+		_ = d.msg.Ack()
+	}
 	out := p.cfg.Deliver(p.work, dispatcher.Call{Event: d.event, Endpoint: config, Attempt: d.event.Attempts + 1})
+	killpoint.Here(killpoint.Answered)
 	p.settle(e, d, config, out)
 }
 
@@ -52,10 +57,14 @@ func (p *Pipeline) settle(e *endpoint, d *delivery, config manifest.Endpoint, ou
 		p.waitFor(e, d, out)
 	default: // Retry
 		if out.Requested && d.event.Attempts >= config.Retry.MaxAttempts {
+			killpoint.Here(killpoint.LastAttemptFailed)
 			p.bury(d, streams.Exhausted, outcomeText(out), out.Status)
 			return
 		}
 		wait := delay(config.Retry, waits(d.event, out), out.RetryAfter)
+		if killpoint.Broken(killpoint.Impatient) {
+			wait = 0
+		}
 		if out.PauseEndpoint {
 			e.pause(time.Now().Add(wait))
 		}

@@ -8,6 +8,7 @@ import (
 
 	"backstop/dispatcher/breaker"
 	"backstop/streams"
+	"backstop/streams/killpoint"
 )
 
 // Transitions queues what breakers report, so that a breaker never waits for
@@ -70,6 +71,7 @@ func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 	var err error
 	switch c.To { //nolint:exhaustive // half-open is each replica's own
 	case breaker.Open:
+		killpoint.Here(killpoint.BreakerOpened)
 		_, err = p.gates.SetUnless(ctx, streams.Gate{
 			Capability: c.ID.Capability, App: c.ID.App, State: streams.GateOpen,
 			Since: time.Now(), Until: c.Until, Reason: fmt.Sprintf("%d failures in a row", c.Failures), By: p.cfg.Replica,

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/streams"
+	"backstop/streams/killpoint"
 )
 
 // trimEvery is how often the streams of events are trimmed.
@@ -78,6 +79,7 @@ func (t *trimmer) trim(ctx context.Context, capability string, now time.Time) er
 	if floor < info.State.FirstSeq {
 		return nil
 	}
+	killpoint.Here(killpoint.Trimming)
 	return stream.Purge(ctx, jetstream.WithPurgeSequence(floor+1))
 }
 

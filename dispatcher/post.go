@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"backstop/streams/killpoint"
 )
 
 // PosterConfig says how requests are made. Its zero value is ready to use, and
@@ -91,6 +93,7 @@ func (p *Poster) Post(ctx context.Context, c Call) Outcome {
 	if err != nil {
 		return failed(ctx, err, out.progress(), time.Since(start))
 	}
+	killpoint.Here(killpoint.RequestSent)
 	buf := p.bodies.get()
 	defer p.bodies.free.Put(buf)
 	a := readAnswer(resp, buf)

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/streams/bucket"
+	"backstop/streams/killpoint"
 )
 
 // CallbackKey names one event at its endpoint in the callbacks bucket:
@@ -128,6 +129,7 @@ func (s *Callbacks) Accept(ctx context.Context, r Result, awaited bool) error {
 	if _, err := s.js.PublishMsg(ctx, r.Msg()); err != nil {
 		return fmt.Errorf("publish a result of %s: %w", r.EndpointID, err)
 	}
+	killpoint.Here(killpoint.ResultStored)
 	if !awaited {
 		return nil
 	}

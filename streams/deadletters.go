@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams/killpoint"
 )
 
 // DeadLetters reads the DLQ stream and carries out what operators decide.
@@ -26,6 +28,8 @@ type Filter struct {
 	// NoApp selects broadcasts that no app could receive.
 	Capability, App string
 	Reason          DeadLetterReason
+	// Fingerprint selects those of one cause, when not empty.
+	Fingerprint string
 	// Since and Until bound FailedAt, inclusively, when not zero.
 	Since, Until time.Time
 	// After and Through bound the Sequence, when not zero: those behind After
@@ -54,6 +58,7 @@ func (f Filter) Match(d DeadLetter) bool {
 	case f.Capability != "" && f.Capability != d.Capability,
 		f.App != "" && f.App != d.App && (f.App != NoApp || d.App != ""),
 		f.Reason != "" && f.Reason != d.Reason,
+		f.Fingerprint != "" && f.Fingerprint != d.Fingerprint(),
 		!f.Since.IsZero() && d.FailedAt.Before(f.Since),
 		!f.Until.IsZero() && d.FailedAt.After(f.Until),
 		d.Sequence <= f.After && f.After != 0,
@@ -209,6 +214,7 @@ func (s *DeadLetters) decide(ctx context.Context, d DeadLetter, verb string, act
 	if err := act(); err != nil {
 		return fmt.Errorf("%s %s: %w", verb, d.ID, err)
 	}
+	killpoint.Here(killpoint.DeadLetterDecided)
 	if err := stream.DeleteMsg(ctx, d.Sequence); err != nil {
 		// Somebody else who decided the same at the same time is no failure:
 		// de-duplication has made one event of both replays.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams/killpoint"
 )
 
 // Times that the streams are made with.
@@ -421,6 +423,7 @@ func (t *Topology) ensureStream(ctx context.Context, cfg jetstream.StreamConfig)
 			_, err := t.js.CreateOrUpdateStream(ctx, cfg)
 			return err
 		})
+		killpoint.Here(killpoint.StreamMade)
 		if err == nil {
 			return nil
 		}

@@ -25,19 +25,7 @@ const mostSeries = 100
 
 // measure prepares what keeps the metrics that have to be asked for: it follows
 // manifests and gates, and looks at the streams.
-func (b *broker) measure(ctx context.Context, cfg Config, counted *metrics.Metrics, registry prometheus.Registerer, log *slog.Logger) (run func(context.Context) error, err error) {
-	manifests, err := b.js.KeyValue(ctx, streams.AppsBucket)
-	if err != nil {
-		return nil, err
-	}
-	gates, err := b.js.KeyValue(ctx, streams.BreakersBucket)
-	if err != nil {
-		return nil, err
-	}
-	healths, err := b.js.KeyValue(ctx, streams.HealthBucket)
-	if err != nil {
-		return nil, err
-	}
+func (b *broker) measure(found buckets, cfg Config, counted *metrics.Metrics, registry prometheus.Registerer, log *slog.Logger) (run func(context.Context) error) {
 	c := &client{cfg: cfg, nc: b.nc, js: b.js, ops: ops.New(ops.Config{JetStream: b.js})}
 	state := metrics.NewBroker(registry, func(ctx context.Context) (metrics.State, error) {
 		return c.metricsState(ctx, b.storeBytes(), counted.Declares)
@@ -46,10 +34,10 @@ func (b *broker) measure(ctx context.Context, cfg Config, counted *metrics.Metri
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return state.Run(ctx) })
 		group.Go(func() error {
-			return counted.Follow(ctx, manifest.NewStore(manifests, log), cfg.manifestDefaults(), streams.NewGates(gates), streams.NewHealths(healths), log)
+			return counted.Follow(ctx, manifest.NewStore(found.apps, log), cfg.manifestDefaults(), streams.NewGates(found.breakers), streams.NewHealths(found.health), log)
 		})
 		return group.Wait()
-	}, nil
+	}
 }
 
 // metricsState asks NATS for what the metrics show. storeLimit is the embedded

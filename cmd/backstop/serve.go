@@ -164,34 +164,20 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	if err != nil {
 		return nil, fmt.Errorf("BACKSTOP_SECRETS_KEY_FILE: %w", err)
 	}
-	sealed, err := b.js.KeyValue(ctx, streams.SecretsBucket)
+	found, err := openBuckets(ctx, b, key, log)
 	if err != nil {
 		return nil, err
 	}
-	if err := secrets.Publish(ctx, sealed, key); err != nil {
-		return nil, err
-	}
-	manifests, err := b.js.KeyValue(ctx, streams.AppsBucket)
-	if err != nil {
-		return nil, err
-	}
-
 	p := &pipeline{
 		attempts: consumers.NewAttemptLog(b.nc, log),
-		keyring:  secrets.NewKeyring(key, sealed, log),
+		keyring:  secrets.NewKeyring(key, found.secrets, log),
 		poster:   dispatcher.NewPoster(dispatcher.PosterConfig{AllowedNetworks: cfg.AllowedNetworks, UserAgent: "Backstop/" + buildVersion()}),
 		broker:   b,
 		log:      log,
 	}
 	active := func(app string) []string { return p.keyring.Active(app, time.Now()) }
-	results, err := streams.NewCallbacks(ctx, b.js)
-	if err != nil {
-		return nil, err
-	}
-	p.callbacks = &admin.Callbacks{Issuer: callback.NewIssuer(key.Derive(callback.Purpose), callback.Validity), Secrets: active, Accept: results.Accept}
-	if p.fallback, err = newFallback(ctx, b, log); err != nil {
-		return nil, err
-	}
+	p.callbacks = &admin.Callbacks{Issuer: callback.NewIssuer(key.Derive(callback.Purpose), callback.Validity), Secrets: active, Accept: found.callbacks.Accept}
+	p.fallback = found.fallback
 	record := p.attempts.Record
 	if cfg.withoutAttempts {
 		record = func(dispatcher.Call, dispatcher.Outcome) {}
@@ -200,15 +186,13 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 	metrics.AttemptLog(registry, p.attempts.Dropped)
 	metrics.Cache(registry, p.fallback.Cache.Stats)
 	p.fallback.Tried = counted.Fallback
-	if p.measure, err = b.measure(ctx, cfg, counted, registry, log); err != nil {
-		return nil, err
-	}
+	p.measure = b.measure(found, cfg, counted, registry, log)
 	transitions := consumers.NewTransitions()
 	breakers, limits := breaker.NewSet(func(c breaker.Change) {
 		counted.BreakerChanged(c)
 		transitions.Push(c)
 	}), limit.NewSet()
-	p.events, err = consumers.New(ctx, consumers.Config{
+	parts := consumers.Config{
 		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,
 			dispatcher.Measure(counted.Attempts, record),
@@ -224,9 +208,13 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 			return fallback.Stage(p.fallback)
 		},
 		Breakers: breakers, Limits: limits, Transitions: transitions,
-		Manifests: manifest.NewStore(manifests, log), Defaults: cfg.manifestDefaults(),
+		Manifests: manifest.NewStore(found.apps, log), Defaults: cfg.manifestDefaults(),
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
 		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
+	}
+	err = b.untilReachable(ctx, log, "open the buckets", func(ctx context.Context) (err error) {
+		p.events, err = consumers.New(ctx, parts)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -244,6 +232,41 @@ func (p *pipeline) backend(cfg Config) *admin.Backend {
 		}),
 		Rollups: p.events.Rollups(), Defaults: cfg.manifestDefaults(),
 	}
+}
+
+// buckets are what the pipeline opens before it is composed.
+type buckets struct {
+	secrets, apps, breakers, health jetstream.KeyValue
+	callbacks                       *streams.Callbacks
+	fallback                        fallback.Config
+}
+
+// openBuckets opens them, and makes the public key known; as newPipeline, it
+// tries until NATS answers.
+func openBuckets(ctx context.Context, b *broker, key *secrets.Key, log *slog.Logger) (found buckets, err error) {
+	err = b.untilReachable(ctx, log, "open the buckets", func(ctx context.Context) (err error) {
+		if found.secrets, err = b.js.KeyValue(ctx, streams.SecretsBucket); err != nil {
+			return err
+		}
+		if err = secrets.Publish(ctx, found.secrets, key); err != nil {
+			return err
+		}
+		if found.apps, err = b.js.KeyValue(ctx, streams.AppsBucket); err != nil {
+			return err
+		}
+		if found.callbacks, err = streams.NewCallbacks(ctx, b.js); err != nil {
+			return err
+		}
+		if found.breakers, err = b.js.KeyValue(ctx, streams.BreakersBucket); err != nil {
+			return err
+		}
+		if found.health, err = b.js.KeyValue(ctx, streams.HealthBucket); err != nil {
+			return err
+		}
+		found.fallback, err = newFallback(ctx, b, log)
+		return err
+	})
+	return found, err
 }
 
 // run consumes until ctx ends and everything in flight is settled, and then

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -112,7 +111,7 @@ func (r *rig) applyIlls() []string {
 		srv.CloseClientConnections()
 		srv.Close()
 	})
-	urls := map[string]string{"refuse": "http://127.0.0.1:1", "half-open": "http://" + r.halfOpen()}
+	urls := map[string]string{"refuse": "http://127.0.0.1:1", "half-open": "http://" + r.halfOpenAt}
 	for name := range ills {
 		urls[name] = srv.URL
 	}
@@ -133,40 +132,6 @@ func (r *rig) applyIlls() []string {
 	return names
 }
 
-// halfOpen accepts connections and never reads from one.
-func (r *rig) halfOpen() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	r.must(err)
-	var kept []net.Conn
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			kept = append(kept, c)
-		}
-	}()
-	r.Cleanup(func() {
-		_ = l.Close()
-		<-done
-		for _, c := range kept {
-			_ = c.Close()
-		}
-	})
-	return l.Addr().String()
-}
-
-// sibling is one more replica on the same NATS.
-func (r *rig) sibling() *rig {
-	s := *r
-	s.http = freeAddr(r.T)
-	s.env = append(append([]string{}, r.env...), "BACKSTOP_HTTP_ADDR="+s.http)
-	return &s
-}
-
 // tally is what became of the calls.
 type tally struct {
 	sync.Mutex
@@ -185,7 +150,8 @@ func TestCallsAreAnswered(t *testing.T) {
 	defer cancel()
 	srv := natstest.Start(t, natstest.Listen())
 	r := newRig(t, ctx)
-	r.env = append(r.env, "NATS_URL="+srv.URL())
+	r.url = srv.URL()
+	r.env = append(r.env, "NATS_URL="+r.url)
 	second := r.sibling()
 	r.start()
 	second.start()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"backstop/streams"
+	"backstop/streams/killpoint"
 	"backstop/streams/manifest"
 	"backstop/streams/secrets"
 )
@@ -172,9 +173,11 @@ func (o *Ops) Apply(ctx context.Context, by Actor, m manifest.Manifest, given se
 		if result.Secret, err = o.giveSecret(ctx, m.AppID, given, known); err != nil {
 			return err
 		}
+		killpoint.Here(killpoint.SecretStored)
 		if result.Revision, result.Created, err = store.Put(ctx, m, ifRevision); err != nil {
 			result = Applied{}
 		}
+		killpoint.Here(killpoint.ManifestStored)
 		return err
 	}
 	entry := streams.AuditEntry{What: streams.AuditAppApplied, App: m.AppID, After: document(withoutHeaderValues(m))}

@@ -1,0 +1,149 @@
+//go:build e2e
+
+package ledger
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"backstop/streams/killpoint"
+)
+
+// worldKind is what a run happens in.
+type worldKind string
+
+const (
+	embeddedWorld  worldKind = "embedded"  // one serve with its own NATS
+	singleWorld    worldKind = "single"    // two replicas, one nats-server
+	clusterWorld   worldKind = "cluster"   // two replicas, three nats-servers
+	powerWorld     worldKind = "power"     // embedded, on a disk that loses its power
+	diskWorld      worldKind = "disk"      // embedded, on a disk that somebody fills
+	partitionWorld worldKind = "partition" // two replicas, one in a network of its own
+)
+
+// blow is one thing that is done to a run.
+type blow struct {
+	at   time.Duration // after the traffic begins
+	what string
+	who  int           // which replica, or server
+	arm  string        // the kill point of the replica's next start
+	long time.Duration // how long it lasts
+}
+
+func (b blow) String() string {
+	text := fmt.Sprintf("%v %s %d", b.at.Round(time.Millisecond), b.what, b.who)
+	if b.arm != "" {
+		text += " then " + b.arm
+	}
+	return text
+}
+
+// plan is what a seed stands for.
+type plan struct {
+	world    worldKind
+	replicas int
+	arms     []string // kill points of the first starts
+	blows    []blow
+	commands []string // kill points of the commands: apply, replay, discard
+}
+
+func (p plan) String() string {
+	var blows []string
+	for _, b := range p.blows {
+		blows = append(blows, b.String())
+	}
+	return fmt.Sprintf("%s; first starts %q; commands %q; %s", p.world, p.arms, p.commands, strings.Join(blows, ", "))
+}
+
+// byCommands are the points that commands come past, and not serve.
+func byCommands(p killpoint.Point) bool {
+	return p == killpoint.SecretStored || p == killpoint.ManifestStored || p == killpoint.DeadLetterDecided
+}
+
+func servePoints() []killpoint.Point {
+	var points []killpoint.Point
+	for _, p := range killpoint.Points() {
+		if !byCommands(p) {
+			points = append(points, p)
+		}
+	}
+	return points
+}
+
+// The weights of worlds, in a hundred.
+var worlds = []struct {
+	kind   worldKind
+	weight int
+}{{embeddedWorld, 34}, {singleWorld, 24}, {clusterWorld, 18}, {powerWorld, 10}, {diskWorld, 6}, {partitionWorld, 8}}
+
+// blowsOf are what may be done in each world.
+func blowsOf(kind worldKind) []string {
+	blows := []string{"kill", "kill", "stop", "terminate"}
+	switch kind {
+	case singleWorld:
+		return append(blows, "kill nats", "kill nats")
+	case clusterWorld:
+		return append(blows, "kill node", "kill leader", "kill all nodes")
+	case powerWorld:
+		return append(blows, "power", "power", "power", "power")
+	case diskWorld:
+		return []string{"kill", "fill"}
+	case partitionWorld:
+		return append(blows, "part", "part", "part", "kill nats")
+	default:
+		return blows
+	}
+}
+
+// draw makes the plan of a seed.
+func draw(seed uint64) plan {
+	random := rand.New(rand.NewPCG(seed, 7))
+	n, p := random.IntN(100), plan{}
+	for _, w := range worlds {
+		if p.world = w.kind; n < w.weight {
+			break
+		}
+		n -= w.weight
+	}
+	p.replicas = 1
+	if p.world == singleWorld || p.world == clusterWorld || p.world == partitionWorld {
+		p.replicas = 2
+	}
+	points := servePoints()
+	arm := func() string { return fmt.Sprintf("%s:%d", points[random.IntN(len(points))], 1+random.IntN(12)) }
+	for range p.replicas {
+		first := ""
+		if random.IntN(2) == 0 {
+			first = arm()
+		}
+		p.arms = append(p.arms, first)
+	}
+	kinds, at := blowsOf(p.world), time.Duration(0)
+	for range 2 + random.IntN(3) {
+		at += time.Duration(300+random.IntN(1500)) * time.Millisecond
+		b := blow{at: at, what: kinds[random.IntN(len(kinds))], who: random.IntN(p.replicas), long: time.Duration(200+random.IntN(1800)) * time.Millisecond}
+		switch b.what {
+		case "kill":
+			if random.IntN(3) > 0 {
+				b.arm = arm()
+			}
+		case "stop":
+			b.long += 4500 * time.Millisecond // past the ack wait
+		case "terminate":
+			b.arm = string(killpoint.Draining) + ":1"
+		case "kill node":
+			b.who = random.IntN(3)
+		}
+		p.blows = append(p.blows, b)
+	}
+	for _, point := range []killpoint.Point{killpoint.SecretStored, killpoint.ManifestStored, killpoint.DeadLetterDecided, killpoint.DeadLetterDecided} {
+		arm := ""
+		if random.IntN(2) == 0 {
+			arm = fmt.Sprintf("%s:%d", point, 1+random.IntN(2))
+		}
+		p.commands = append(p.commands, arm)
+	}
+	return p
+}
