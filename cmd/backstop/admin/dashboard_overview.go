@@ -22,6 +22,8 @@ type overviewView struct {
 	Rows []appRow
 	Find string
 	More int
+	// Many says that there are so many that one has to be looked for.
+	Many bool
 	// Sick are the apps that are not healthy.
 	Sick int
 	// OldestQueue is since when the oldest event waits in a shared lane.
@@ -61,7 +63,7 @@ func showOverview(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := overviewView{overview: o, Find: strings.TrimSpace(r.param("find"))}
+	v := overviewView{overview: o, Find: strings.TrimSpace(r.param("find")), Many: len(o.Apps) > fewApps}
 	for _, a := range o.Apps {
 		if a.State != stateHealthy {
 			v.Sick++
@@ -75,7 +77,7 @@ func showOverview(r *request) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			row.Open = a.State != stateHealthy || len(o.Apps) <= fewApps
+			row.Open = a.State != stateHealthy || !v.Many
 			v.Rows = append(v.Rows, row)
 		}
 	}

@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -48,8 +49,15 @@ func TestDashboardIsRead(t *testing.T) {
 	b.notice(streams.NoticeMisconfigured, "<img src=x onerror=alert(1)>\u202Ehidden")
 	b.want(200, "", "POST", "/api/v1/breakers/quiz/analytics/open", `{"reason":"<i>moves</i>"}`)
 
+	kv, err := b.js.KeyValue(t.Context(), streams.BreakersBucket)
+	b.must(err)
+	b.must(streams.NewGates(kv).Set(t.Context(), streams.Gate{
+		Capability: "quizAnswer", App: "quiz", State: streams.GateOpen, Since: time.Now(), Until: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Reason: "5 failures",
+	}))
+
 	body = b.page("/")
 	for _, want := range []string{
+		`half-open <time datetime="2030-01-02T03:04:05Z">`,
 		"&lt;b&gt;Quiz&lt;/b&gt;", "503 &lt;script&gt;", "&lt;img src=x onerror=alert(1)&gt;\uFFFDhidden", "opened by hand", "&lt;i&gt;moves&lt;/i&gt;",
 		`data-act="reset" data-app="quiz" data-capability="analytics"`, `data-act="replay" data-id="e1" data-app="quiz"`,
 	} {
@@ -62,6 +70,15 @@ func TestDashboardIsRead(t *testing.T) {
 	}
 	if body = b.page("/?d-app=a+b&a-outcome=failed"); !strings.Contains(body, "want one name") || !strings.Contains(body, "Waiting for approval") {
 		t.Error("a part with a mistake hides it, or the other parts")
+	}
+	for i := range 60 {
+		b.want(201, "", "PUT", fmt.Sprintf("/api/v1/apps/app%d", i), fmt.Sprintf(`{"appId":"app%d","baseUrl":"https://app.example.com","webhooks":{"analytics":{"path":"/a"}}}`, i))
+	}
+	if body = b.page("/"); strings.Count(body, `class="app"`) != 50 || !strings.Contains(body, "And 11 apps more") || !strings.Contains(body, `data-key="app quiz" open>`) {
+		t.Errorf("of 61 apps the page shows %d", strings.Count(body, `class="app"`))
+	}
+	if body = b.page("/?find=APP59"); strings.Count(body, `class="app"`) != 1 {
+		t.Error("an app isn't found by its name")
 	}
 	if body = b.page("/?find=nobody"); !strings.Contains(body, "No app&#39;s name has “nobody” in it") && !strings.Contains(body, "No app's name has “nobody” in it") {
 		t.Errorf("an app that there isn't is found: %s", body)
