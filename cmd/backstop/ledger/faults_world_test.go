@@ -69,6 +69,7 @@ type replica struct {
 	mu   sync.Mutex
 	arm  string    // kill point of the next start
 	up   time.Time // since when it has been ready
+	died time.Time // when it was last found dead; after up: it is not ready yet
 	base usage     // what it held then
 }
 
@@ -110,6 +111,9 @@ func (r *replica) keep(ctx context.Context, ready func()) {
 		exited <- err
 		if wasReady {
 			died = time.Now()
+			r.mu.Lock()
+			r.died = died
+			r.mu.Unlock()
 		}
 		if ctx.Err() == nil && !killed(err) && err != nil {
 			r.w.problem("%s ended by itself: %v", r.name, err)
