@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -66,6 +67,8 @@ type replica struct {
 	name string
 
 	gate sync.Mutex // held while it must not be started
+	// mayEnd: it was told to end, maybe while it was starting, or its disk is full.
+	mayEnd atomic.Bool
 	mu   sync.Mutex
 	arm  string    // kill point of the next start
 	up   time.Time // since when it has been ready
@@ -115,7 +118,7 @@ func (r *replica) keep(ctx context.Context, ready func()) {
 			r.died = died
 			r.mu.Unlock()
 		}
-		if ctx.Err() == nil && !killed(err) && err != nil {
+		if ctx.Err() == nil && !killed(err) && err != nil && !r.mayEnd.Load() {
 			r.w.problem("%s ended by itself: %v", r.name, err)
 		}
 	}
@@ -300,7 +303,7 @@ func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p p
 		if i > 0 {
 			one = w.sibling()
 			if w.link != nil { // beyond it
-				one.wrap, one.http = []string{"ip", "netns", "exec", w.link.name}, w.link.there+":8080"
+				one.wrap, one.http = []string{"nsenter", "--net=/run/netns/" + w.link.name}, w.link.there+":8080"
 				one.env = append(one.env, "BACKSTOP_HTTP_ADDR="+one.http)
 			}
 		}
