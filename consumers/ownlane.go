@@ -55,7 +55,7 @@ func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 	killpoint.Here(killpoint.LaneMaking)
 	cons, err := l.p.js.CreateOrUpdateConsumer(ctx, streams.LaneStream, l.e.id.LaneConfig(until))
 	if err != nil {
-		return false, err
+		return false, l.mend(ctx, err)
 	}
 	killpoint.Here(killpoint.LaneMade)
 	l.paused = until
@@ -208,6 +208,20 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	err = l.remove(ctx)
 	killpoint.Here(killpoint.LaneRemoved)
 	return err == nil, err
+}
+
+// cannotMake is JetStream's code for a consumer that it fails to make or update.
+const cannotMake = 10012
+
+// mend removes a durable that can't be updated. When one replica removes a lane
+// while another makes it, the server (2.15.2) may keep a durable without its
+// directory, which hands nothing out and fails every update until it is gone.
+func (l *ownLane) mend(ctx context.Context, err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == cannotMake {
+		return errors.Join(err, l.remove(ctx))
+	}
+	return err
 }
 
 func (l *ownLane) remove(ctx context.Context) error {

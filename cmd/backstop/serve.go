@@ -212,7 +212,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
 		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
 	}
-	err = b.untilReachable(ctx, log, "open the buckets", func(ctx context.Context) (err error) {
+	err = b.untilReachable(ctx, log, "open the buckets", func(context.Context) (err error) { // see openBuckets
 		p.events, err = consumers.New(ctx, parts)
 		return err
 	})
@@ -242,9 +242,11 @@ type buckets struct {
 }
 
 // openBuckets opens them, and makes the public key known; as newPipeline, it
-// tries until NATS answers.
+// tries until NATS answers. It leaves each request JetStream's own timeout: with
+// the deadline of the whole, one that went down with a server was waited for
+// for 20 s.
 func openBuckets(ctx context.Context, b *broker, key *secrets.Key, log *slog.Logger) (found buckets, err error) {
-	err = b.untilReachable(ctx, log, "open the buckets", func(ctx context.Context) (err error) {
+	err = b.untilReachable(ctx, log, "open the buckets", func(context.Context) (err error) {
 		if found.secrets, err = b.js.KeyValue(ctx, streams.SecretsBucket); err != nil {
 			return err
 		}

@@ -158,8 +158,8 @@ func (b *books) attempts(t target, p publication) {
 	if p.decided || p.owed || p.queued {
 		return // several rounds of attempts, each counted from 1
 	}
-	// One attempt more for each fault that fell on one of them.
-	if most := b.maxAttempts + len(b.faults); len(requests) > most {
+	// Each fault of the server may undo all that were acknowledged.
+	if most := b.maxAttempts * (1 + len(b.faults)); len(requests) > most {
 		b.problem("event %s for %s was tried %d times, want at most %d", t.id, t.EndpointID, len(requests), most)
 	}
 	latest := map[int]time.Time{} // request of each attempt

@@ -37,6 +37,7 @@ func (w *world) strikeOnce(b blow) {
 	case "terminate":
 		r.killWith(b.arm)
 		pause(w.ctx, 1500*time.Millisecond)
+		r.mayEnd.Store(true)
 		r.signal(syscall.SIGTERM) // and the next is killed at the very end of its shutdown
 	case "kill nats":
 		w.restart(b.what, b.long, w.nodes[0])

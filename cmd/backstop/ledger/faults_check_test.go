@@ -133,6 +133,13 @@ func (w *world) audit() *books {
 	nc, js := w.connect()
 	defer nc.Close()
 	rest := w.await(js)
+	for _, r := range w.replicas {
+		r.mu.Lock()
+		if r.died.After(r.up) {
+			w.faults.add(fault{r.name + " is away", r.died, time.Now(), w.embeds()})
+		}
+		r.mu.Unlock()
+	}
 	record := readRecord(w.T, w.record)
 	b := &books{
 		published: w.published, requests: requests(record), pending: rest, discarded: map[target]bool{},

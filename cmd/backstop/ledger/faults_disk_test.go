@@ -112,6 +112,7 @@ func (w *world) powerLoss(r *replica, after time.Duration) {
 // says that it is unhealthy long after is restarted.
 func (w *world) diskFull(r *replica, long time.Duration) {
 	w.fault("disk full", true, func() {
+		r.mayEnd.Store(true)
 		filler := filepath.Join(w.disk.mount, "filler")
 		f, err := os.Create(filler)
 		if err != nil {

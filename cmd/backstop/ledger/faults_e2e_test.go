@@ -243,7 +243,7 @@ func unmade(kind worldKind) string {
 	case os.Geteuid() != 0:
 		return "it takes root to mount file systems and to make networks"
 	}
-	need := map[worldKind][]string{powerWorld: {"losetup", "mkfs.ext4"}, partitionWorld: {"ip"}}
+	need := map[worldKind][]string{powerWorld: {"losetup", "mkfs.ext4"}, partitionWorld: {"ip", "nsenter"}}
 	for _, program := range need[kind] {
 		if _, err := exec.LookPath(program); err != nil {
 			return err.Error()

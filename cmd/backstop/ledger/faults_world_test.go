@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -66,9 +67,12 @@ type replica struct {
 	name string
 
 	gate sync.Mutex // held while it must not be started
+	// mayEnd: it was told to end, maybe while it was starting, or its disk is full.
+	mayEnd atomic.Bool
 	mu   sync.Mutex
 	arm  string    // kill point of the next start
 	up   time.Time // since when it has been ready
+	died time.Time // when it was last found dead; after up: it is not ready yet
 	base usage     // what it held then
 }
 
@@ -110,8 +114,11 @@ func (r *replica) keep(ctx context.Context, ready func()) {
 		exited <- err
 		if wasReady {
 			died = time.Now()
+			r.mu.Lock()
+			r.died = died
+			r.mu.Unlock()
 		}
-		if ctx.Err() == nil && !killed(err) && err != nil {
+		if ctx.Err() == nil && !killed(err) && err != nil && !r.mayEnd.Load() {
 			r.w.problem("%s ended by itself: %v", r.name, err)
 		}
 	}
@@ -296,7 +303,7 @@ func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p p
 		if i > 0 {
 			one = w.sibling()
 			if w.link != nil { // beyond it
-				one.wrap, one.http = []string{"ip", "netns", "exec", w.link.name}, w.link.there+":8080"
+				one.wrap, one.http = []string{"nsenter", "--net=/run/netns/" + w.link.name}, w.link.there+":8080"
 				one.env = append(one.env, "BACKSTOP_HTTP_ADDR="+one.http)
 			}
 		}
