@@ -219,7 +219,9 @@ func (n *node) start() {
 
 func (n *node) kill() {
 	_ = n.cmd.Process.Kill()
-	_ = <-n.exited // killed
+	if err := <-n.exited; err == nil {
+		n.w.problem("%s ended by itself", n.name)
+	}
 }
 
 // await waits until the server takes clients.
