@@ -28,6 +28,8 @@ type Filter struct {
 	// NoApp selects broadcasts that no app could receive.
 	Capability, App string
 	Reason          DeadLetterReason
+	// Fingerprint selects those of one cause, when not empty.
+	Fingerprint string
 	// Since and Until bound FailedAt, inclusively, when not zero.
 	Since, Until time.Time
 	// After and Through bound the Sequence, when not zero: those behind After
@@ -56,6 +58,7 @@ func (f Filter) Match(d DeadLetter) bool {
 	case f.Capability != "" && f.Capability != d.Capability,
 		f.App != "" && f.App != d.App && (f.App != NoApp || d.App != ""),
 		f.Reason != "" && f.Reason != d.Reason,
+		f.Fingerprint != "" && f.Fingerprint != d.Fingerprint(),
 		!f.Since.IsZero() && d.FailedAt.Before(f.Since),
 		!f.Until.IsZero() && d.FailedAt.After(f.Until),
 		d.Sequence <= f.After && f.After != 0,

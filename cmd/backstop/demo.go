@@ -94,7 +94,7 @@ func (a *app) demo(ctx context.Context, cfg Config) error {
 
 // play applies the manifests, publishes, and tells what happens.
 func (a *app) play(ctx context.Context, at running, apps []*demo.App) error {
-	fmt.Fprintf(a.out, "Backstop runs: NATS at %s, metrics at %s/metrics\n\n", at.NATS, at.HTTP)
+	fmt.Fprintf(a.out, "Backstop runs: the dashboard at %[2]s, NATS at %[1]s\n\n", at.NATS, at.HTTP)
 	for _, sample := range apps {
 		secret, err := a.applySample(ctx, sample)
 		if err != nil {
@@ -134,6 +134,8 @@ Five events a second go to each, and to some a call. Try, in another terminal:
 
   bin/backstop status                       what is going on
   bin/backstop breakers list                whose circuit is open
+  bin/backstop alerts                       what an operator should look at
+  bin/backstop attempts --app slow          what became of each request
   bin/backstop dlq list                     what nobody could take
   bin/backstop dlq replay --app crashing    try those again
   bin/backstop publish analytics healthy '{"hello":"world"}'

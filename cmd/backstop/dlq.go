@@ -16,7 +16,7 @@ func newDLQCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "dlq",
-		Short: "Dead letters: list, show, replay and discard them",
+		Short: "Dead letters: list, group, show, replay and discard them",
 		Long: `Dead letters are events that will not be tried again until somebody decides.
 Nothing removes them but replay and discard.`,
 		Example: `  backstop dlq list --app quiz
@@ -25,7 +25,7 @@ Nothing removes them but replay and discard.`,
   backstop dlq discard --reason bad_payload`,
 	}
 	addJSON(cmd.PersistentFlags(), &asJSON)
-	cmd.AddCommand(newDLQList(a, &asJSON), newDLQShow(a, &asJSON), newDLQReplay(a, &asJSON), newDLQDiscard(a, &asJSON))
+	cmd.AddCommand(newDLQList(a, &asJSON), newDLQGroups(a, &asJSON), newDLQShow(a, &asJSON), newDLQReplay(a, &asJSON), newDLQDiscard(a, &asJSON))
 	return cmd
 }
 

@@ -20,6 +20,7 @@ func (f *filterOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&f.App, "app", "", "only this app's")
 	flags.StringVar(&f.Capability, "capability", "", "only this capability's")
 	flags.StringVar(&f.Reason, "reason", "", "only those given up for this reason: "+ops.Reasons())
+	flags.StringVar(&f.Fingerprint, "fingerprint", "", "only those of a group that \"dlq groups\" shows")
 	flags.StringVar(&f.Since, "since", "", "only those given up since then: 24h or 7d ago, a date, or RFC 3339")
 	flags.StringVar(&f.Until, "until", "", "only those given up until then, as --since")
 	// The only error is a flag that doesn't exist.

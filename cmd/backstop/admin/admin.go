@@ -183,6 +183,7 @@ func (s *Server) handler() http.Handler {
 		callbacks = s.cfg.CountCallbacks(callbacks)
 	}
 	mux.Handle("/callbacks/{token...}", callbacks)
+	s.dashboard(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusNotFound, codeNotFound, "there is nothing here; the API is described at /api/v1/openapi.json")
 	})

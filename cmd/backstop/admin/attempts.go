@@ -16,37 +16,45 @@ type attemptPage struct {
 	Partial bool `json:"partial,omitempty"`
 }
 
-// searchAttempts searches the delivery log, newest first.
 func searchAttempts(w http.ResponseWriter, r *request) error {
+	extend(w, answerFor)
+	found, err := findAttempts(r)
+	if err != nil {
+		return err
+	}
+	return reply(w, found)
+}
+
+// findAttempts searches the delivery log, newest first.
+func findAttempts(r *request) (attemptPage, error) {
 	q := streams.AttemptQuery{AttemptFilter: streams.AttemptFilter{
 		App: r.param("app"), Capability: r.param("capability"), ID: r.param("id"), Outcome: r.param("outcome"),
 	}}
 	for name, value := range map[string]string{"app": q.App, "capability": q.Capability} {
 		if value != "" && !streams.ValidName(value) {
-			return badParameter(name, "%v", streams.CheckName(name, value))
+			return attemptPage{}, badParameter(name, "%v", streams.CheckName(name, value))
 		}
 	}
 	var err error
 	if q.Limit, err = r.limit(); err != nil {
-		return err
+		return attemptPage{}, err
 	}
 	if q.Cursor, err = r.sequence(); err != nil {
-		return err
+		return attemptPage{}, err
 	}
 	now := time.Now()
 	for name, at := range map[string]*time.Time{"since": &q.Since, "until": &q.Until} {
 		if *at, err = ops.PointInTime(now, r.param(name)); err != nil {
-			return badParameter(name, "%v", err)
+			return attemptPage{}, badParameter(name, "%v", err)
 		}
 	}
-	extend(w, answerFor)
 	found, err := r.backend.Ops.Attempts().Search(r.Context(), q)
 	if err != nil {
-		return err
+		return attemptPage{}, err
 	}
 	p := attemptPage{page: page[streams.Attempt]{Items: append([]streams.Attempt{}, found.Attempts...)}, Partial: found.Partial}
 	if found.Next != 0 {
 		p.NextCursor = sequenceCursor(found.Next)
 	}
-	return reply(w, p)
+	return p, nil
 }

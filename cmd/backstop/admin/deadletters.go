@@ -12,18 +12,26 @@ import (
 	"backstop/streams"
 )
 
-// listDeadLetters lists dead letters without their payloads, oldest first
-// unless the newest are asked for.
 func listDeadLetters(w http.ResponseWriter, r *request) error {
+	list, err := findDeadLetters(r)
+	if err != nil {
+		return err
+	}
+	return reply(w, list)
+}
+
+// findDeadLetters returns a page of dead letters without their payloads, oldest
+// first unless the newest are asked for.
+func findDeadLetters(r *request) (list page[ops.DeadLetter], err error) {
 	filter, err := ops.Criteria{
 		App: r.param("app"), Capability: r.param("capability"), Reason: r.param("reason"), Since: r.param("since"), Until: r.param("until"),
 	}.Filter(time.Now(), nil)
 	if err != nil {
-		return err
+		return list, err
 	}
 	from, err := r.sequence()
 	if err != nil {
-		return err
+		return list, err
 	}
 	filter.WithoutPayload = true
 	letters := r.backend.Ops.DeadLetters()
@@ -34,20 +42,20 @@ func listDeadLetters(w http.ResponseWriter, r *request) error {
 	case "newest":
 		all = letters.SelectNewest
 		if filter.Through = max(from, 1) - 1; from == 1 { // nothing lies before the first
-			return reply(w, page[ops.DeadLetter]{Items: []ops.DeadLetter{}})
+			return page[ops.DeadLetter]{Items: []ops.DeadLetter{}}, nil
 		}
 	default:
-		return badParameter("order", "%q: want oldest or newest", order)
+		return list, badParameter("order", "%q: want oldest or newest", order)
 	}
 	found, err := pageOfStored(r, all(r.Context(), filter), func(d streams.DeadLetter) uint64 { return d.Sequence })
 	if err != nil {
-		return err
+		return list, err
 	}
-	list := page[ops.DeadLetter]{Items: make([]ops.DeadLetter, len(found.Items)), NextCursor: found.NextCursor}
+	list = page[ops.DeadLetter]{Items: make([]ops.DeadLetter, len(found.Items)), NextCursor: found.NextCursor}
 	for i, d := range found.Items {
 		list.Items[i] = ops.View(d)
 	}
-	return reply(w, list)
+	return list, nil
 }
 
 // getDeadLetter answers with the dead letter of an event, with its payload. An
@@ -73,13 +81,18 @@ func getDeadLetter(w http.ResponseWriter, r *request) error {
 		return noDeadLetter()
 	}
 	d, err := letters.Get(r.Context(), found[0].Sequence)
+	if err != nil {
+		return gone(err)
+	}
+	return reply(w, ops.ViewWithPayload(d))
+}
+
+// gone returns the problem of a dead letter that is no more, or else err.
+func gone(err error) error {
 	if errors.Is(err, streams.ErrGone) {
 		return noDeadLetter()
 	}
-	if err != nil {
-		return err
-	}
-	return reply(w, ops.ViewWithPayload(d))
+	return err
 }
 
 func noDeadLetter() error {

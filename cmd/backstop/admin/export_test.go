@@ -41,3 +41,13 @@ func SetDecideFor(t *testing.T, d time.Duration) {
 	decideFor = d
 	t.Cleanup(func() { decideFor = before })
 }
+
+// What the dashboard writes texts with.
+var (
+	Spark    = sparkOf
+	Readable = readable
+	Plain    = plain
+	MsText   = msText
+	RateText = rateText
+	Count    = countText
+)

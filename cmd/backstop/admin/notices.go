@@ -8,22 +8,26 @@ import (
 	"backstop/streams"
 )
 
-// listNotices lists notices, newest first.
 func listNotices(w http.ResponseWriter, r *request) error {
-	kind, err := r.token("kind")
-	if err != nil {
-		return err
-	}
-	before, err := r.sequence()
-	if err != nil {
-		return err
-	}
-	filter := streams.NoticeFilter{Kind: streams.NoticeKind(kind), App: r.param("app"), Capability: r.param("capability"), Before: before}
-	list, err := pageOfStored(r, r.backend.Ops.Notices().SelectNewest(r.Context(), filter), func(n streams.Notice) uint64 { return n.Sequence })
+	list, err := findNotices(r)
 	if err != nil {
 		return err
 	}
 	return reply(w, list)
+}
+
+// findNotices returns a page of notices, newest first.
+func findNotices(r *request) (page[streams.Notice], error) {
+	kind, err := r.token("kind")
+	if err != nil {
+		return page[streams.Notice]{}, err
+	}
+	before, err := r.sequence()
+	if err != nil {
+		return page[streams.Notice]{}, err
+	}
+	filter := streams.NoticeFilter{Kind: streams.NoticeKind(kind), App: r.param("app"), Capability: r.param("capability"), Before: before}
+	return pageOfStored(r, r.backend.Ops.Notices().SelectNewest(r.Context(), filter), func(n streams.Notice) uint64 { return n.Sequence })
 }
 
 // listAudit lists who changed what, newest first.

@@ -10,29 +10,33 @@ import (
 // allStates is the value of the parameter state that selects every request.
 const allStates = "all"
 
-// listPending lists the calls that wait for a person, or those in another
-// state, oldest first.
 func listPending(w http.ResponseWriter, r *request) error {
+	list, err := findPending(r)
+	if err != nil {
+		return err
+	}
+	return reply(w, list)
+}
+
+// findPending returns a page of the calls that wait for a person, or of those
+// in another state, oldest first.
+func findPending(r *request) (page[streams.PendingRequest], error) {
 	state := streams.PendingState(r.param("state"))
 	switch state {
 	case "":
 		state = streams.PendingWaiting
 	case allStates, streams.PendingWaiting, streams.PendingApproved, streams.PendingRejected:
 	default:
-		return badParameter("state", "%q: want waiting, approved, rejected or all", state)
+		return page[streams.PendingRequest]{}, badParameter("state", "%q: want waiting, approved, rejected or all", state)
 	}
 	all, err := r.backend.Ops.Pending(r.Context())
 	if err != nil {
-		return err
+		return page[streams.PendingRequest]{}, err
 	}
 	all = slices.DeleteFunc(all, func(p streams.PendingRequest) bool { return state != allStates && p.State != state })
-	list, err := pageOf(r, all, func(p streams.PendingRequest) string {
+	return pageOf(r, all, func(p streams.PendingRequest) string {
 		return p.CreatedAt.UTC().Format("2006-01-02T15:04:05.000000000") + p.Key() // in the order of the list
 	})
-	if err != nil {
-		return err
-	}
-	return reply(w, list)
 }
 
 func getPending(w http.ResponseWriter, r *request) error {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -98,8 +99,13 @@ func (s *sessions) identify(r *http.Request) (identity, bool) {
 	return identity{}, false
 }
 
-// login takes a token and answers with the cookie.
+// login takes a token and answers with the cookie: to a program with JSON, and
+// to the form of the login page with the way to the dashboard.
 func (s *Server) login(w http.ResponseWriter, r *request) error {
+	if isForm(r.Request) {
+		s.loginForm(w, r.Request)
+		return nil
+	}
 	var body struct {
 		Token string `json:"token"`
 	}
@@ -115,6 +121,26 @@ func (s *Server) login(w http.ResponseWriter, r *request) error {
 	return reply(w, session{Name: token.Name, Role: token.Role.String(), Ends: ends.UTC().Truncate(time.Second)})
 }
 
+func (s *Server) loginForm(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Security-Policy", uiPolicy)
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	token, ok := find(s.tokens, strings.TrimSpace(r.PostFormValue("token")))
+	if !ok {
+		writePage(w, http.StatusUnauthorized, "login", "This token is not known.")
+		return
+	}
+	value, _ := s.sessions.issue(token)
+	s.setCookie(w, r, value, int(sessionLife.Seconds()))
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+}
+
+// isForm tells whether a request was sent by a form of ours, which no script
+// has to be there for.
+func isForm(r *http.Request) bool {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && kind == "application/x-www-form-urlencoded"
+}
+
 // session is the answer to a login.
 type session struct {
 	Name string    `json:"name"`
@@ -125,6 +151,10 @@ type session struct {
 // logout makes this browser forget its session.
 func (s *Server) logout(w http.ResponseWriter, r *request) error {
 	s.setCookie(w, r.Request, "", -1)
+	if isForm(r.Request) {
+		http.Redirect(w, r.Request, "/login", http.StatusSeeOther)
+		return nil
+	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

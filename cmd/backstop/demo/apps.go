@@ -97,7 +97,7 @@ func (a *App) Manifest() []byte {
 	}
 	data, err := json.MarshalIndent(map[string]any{
 		"appId": a.Name, "name": "Sample app that " + a.About, "baseUrl": "http://" + a.listener.Addr().String(),
-		"webhooks": webhooks,
+		"health": map[string]any{"path": "/health"}, "webhooks": webhooks,
 	}, "", "  ")
 	if err != nil {
 		panic(err) // strings and numbers
@@ -117,8 +117,15 @@ func (a *App) Run(ctx context.Context) error {
 	return nil
 }
 
-// ServeHTTP is the app's webhook.
+// ServeHTTP is the app: its webhooks, and its health.
 func (a *App) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/health" {
+		if a.down() {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = io.WriteString(w, `{"status":"ok"}`)
+		return
+	}
 	n := a.seen.Add(1) - 1
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 	if err != nil {
@@ -130,7 +137,7 @@ func (a *App) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	capability := path.Base(r.URL.Path)
-	if at := time.Since(a.since) % cycle; a.crashes && at >= downFrom && at < downTo {
+	if a.down() {
 		panic(http.ErrAbortHandler) // drops the connection without a word in the log
 	}
 	if a.crashes && capability == "analytics" && n%rejectEvery == rejectEvery-1 {
@@ -145,4 +152,10 @@ func (a *App) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.answered.Add(1)
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = io.WriteString(w, answerTo(capability))
+}
+
+// down tells whether the app is crashing just now.
+func (a *App) down() bool {
+	at := time.Since(a.since) % cycle
+	return a.crashes && at >= downFrom && at < downTo
 }

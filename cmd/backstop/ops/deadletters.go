@@ -233,6 +233,7 @@ func (s Selection) record(opts Options) map[string]any {
 	r := map[string]any{"count": len(s.Sequences), "sequences": s.Sequences[:min(len(s.Sequences), maxRecorded)]}
 	for name, value := range map[string]string{
 		"ids": strings.Join(s.filter.IDs[:min(len(s.filter.IDs), maxRecorded)], ","), "reason": string(s.filter.Reason),
+		"fingerprint": s.filter.Fingerprint,
 	} {
 		if value != "" {
 			r[name] = value

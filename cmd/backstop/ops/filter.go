@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,8 @@ import (
 // ones select all.
 type Criteria struct {
 	App, Capability, Reason string
+	// Fingerprint is that of a Group.
+	Fingerprint string
 	// Since and Until are as PointInTime reads them.
 	Since, Until string
 }
@@ -51,6 +54,9 @@ func (c Criteria) Filter(now time.Time, ids []string) (streams.Filter, error) {
 			return f, &CriterionError{"reason", fmt.Errorf("%q: want one of %s", c.Reason, Reasons())}
 		}
 	}
+	if f.Fingerprint = c.Fingerprint; f.Fingerprint != "" && !fingerprintPattern.MatchString(f.Fingerprint) {
+		return f, &CriterionError{"fingerprint", fmt.Errorf("%q: want the eight digits of a group", c.Fingerprint)}
+	}
 	var err error
 	if f.Since, err = PointInTime(now, c.Since); err != nil {
 		return f, &CriterionError{"since", err}
@@ -63,6 +69,8 @@ func (c Criteria) Filter(now time.Time, ids []string) (streams.Filter, error) {
 	}
 	return f, nil
 }
+
+var fingerprintPattern = regexp.MustCompile(`^[0-9a-f]{8}$`)
 
 // Reasons lists why events become dead letters, for a message.
 func Reasons() string {

@@ -3,8 +3,10 @@ package ops
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -173,5 +175,22 @@ func TestAllowedNetworks(t *testing.T) {
 	b.must(err)
 	if len(networks) != 2 || networks[1].String() != "10.0.0.0/8" {
 		t.Errorf("networks %v", networks)
+	}
+}
+
+// The age of an own lane is that of its first event; an empty lane has none.
+func TestOldestInLane(t *testing.T) {
+	b := newBundle(t)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for i := range 2 {
+		event := streams.Event{ID: fmt.Sprint("e", i), Origin: fmt.Sprint(i), EndpointID: quiz, Payload: []byte(`{}`), PublishedAt: at.Add(time.Duration(i) * time.Hour)}
+		_, err := b.js.PublishMsg(t.Context(), event.LaneMsg())
+		b.must(err)
+	}
+	if oldest, err := b.OldestInLane(t.Context(), quiz); err != nil || !oldest.Equal(at) {
+		t.Errorf("the oldest is of %s (%v), want %s", oldest, err, at)
+	}
+	if oldest, err := b.OldestInLane(t.Context(), streams.EndpointID{Capability: "analytics", App: "shop"}); err != nil || !oldest.IsZero() {
+		t.Errorf("an empty lane's oldest is of %s (%v)", oldest, err)
 	}
 }

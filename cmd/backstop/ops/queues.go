@@ -149,6 +149,27 @@ type Lane struct {
 	PausedUntil time.Time `json:"pausedUntil,omitzero"`
 }
 
+// OldestInLane returns when the first event of an endpoint's own lane was
+// published; zero when the lane is empty.
+func (o *Ops) OldestInLane(ctx context.Context, id streams.EndpointID) (time.Time, error) {
+	stream, err := o.js.Stream(ctx, streams.LaneStream)
+	if err != nil {
+		return time.Time{}, err
+	}
+	first, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(id.Subject(streams.Lanes)))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return time.Time{}, nil // drained in the meantime
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("first event in the lane of %s: %w", id, err)
+	}
+	event, err := streams.DecodeRaw(first)
+	if err != nil {
+		return time.Time{}, nil //nolint:nilerr // whoever consumes it deals with it
+	}
+	return event.PublishedAt, nil
+}
+
 // Lanes lists the lanes, the longest first, never nil.
 func (o *Ops) Lanes(ctx context.Context) ([]Lane, error) {
 	stream, err := o.js.Stream(ctx, streams.LaneStream)
