@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -74,6 +75,10 @@ const (
 func (w *world) powerLoss(r *replica, after time.Duration) {
 	w.fault("power lost", true, func() {
 		r.gate.Lock()
+		r.mayEnd.Store(true) // it may be starting when the power goes again
+		// Nothing runs on when the power is gone. Were the process not stopped
+		// first, it could acknowledge what it wrote into the moment of the cut.
+		r.freeze()
 		dir, err := os.Open(w.disk.mount)
 		if err == nil {
 			how := uint32(withoutLogging)
@@ -105,6 +110,20 @@ func (w *world) powerLoss(r *replica, after time.Duration) {
 			pause(w.ctx, 50*time.Millisecond)
 		}
 	})
+}
+
+// freeze stops the process, and returns when it has stopped or is gone.
+func (r *replica) freeze() {
+	_ = r.serve.Process.Signal(syscall.SIGSTOP)
+	stat := filepath.Join("/proc", strconv.Itoa(r.serve.Process.Pid), "stat")
+	for r.ctx.Err() == nil {
+		text, err := os.ReadFile(stat)
+		_, state, _ := strings.Cut(string(text), ") ")
+		if err != nil || strings.HasPrefix(state, "T") || strings.HasPrefix(state, "Z") {
+			return
+		}
+		pause(r.ctx, time.Millisecond)
+	}
 }
 
 // diskFull fills the disk for a while, as another program does, and frees it.

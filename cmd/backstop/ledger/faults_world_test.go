@@ -69,11 +69,11 @@ type replica struct {
 	gate sync.Mutex // held while it must not be started
 	// mayEnd: it was told to end, maybe while it was starting, or its disk is full.
 	mayEnd atomic.Bool
-	mu   sync.Mutex
-	arm  string    // kill point of the next start
-	up   time.Time // since when it has been ready
-	died time.Time // when it was last found dead; after up: it is not ready yet
-	base usage     // what it held then
+	mu     sync.Mutex
+	arm    string    // kill point of the next start
+	up     time.Time // since when it has been ready
+	died   time.Time // when it was last found dead; after up: it is not ready yet
+	base   usage     // what it held then
 }
 
 // keep runs the replica until ctx ends.
@@ -219,7 +219,9 @@ func (n *node) start() {
 
 func (n *node) kill() {
 	_ = n.cmd.Process.Kill()
-	_ = <-n.exited // killed
+	if err := <-n.exited; err == nil {
+		n.w.problem("%s ended by itself", n.name)
+	}
 }
 
 // await waits until the server takes clients.
