@@ -28,9 +28,18 @@ import (
 // scrape reads /metrics as Prometheus does.
 func scrape(t *testing.T, url string) map[string]*dto.MetricFamily {
 	t.Helper()
+	return scrapeWith(t, url, "")
+}
+
+// scrapeWith is scrape where a token is asked for.
+func scrapeWith(t *testing.T, url, token string) map[string]*dto.MetricFamily {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/metrics", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	web := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := web.Do(req)

@@ -247,7 +247,19 @@ func (p *pageTest) open(path string) {
 
 func (p *pageTest) click(selector string) {
 	p.Helper()
-	p.do("click "+selector, chromedp.Click(chromedp.CSS(selector)))
+	for began := time.Now(); ; {
+		ctx, cancel := context.WithTimeout(p.browser, patience)
+		_, err := chromedp.Run(ctx, chromedp.Click(chromedp.CSS(selector)))
+		cancel()
+		switch {
+		case err == nil:
+			return
+		case strings.Contains(err.Error(), "node with given id") && time.Since(began) < patience:
+			// The part was fetched again between looking for it and the click.
+		default:
+			p.Fatalf("click %s: %v", selector, err)
+		}
+	}
 }
 
 // typed types over what a field has.
