@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"backstop/cmd/backstop/ops"
+	"backstop/consumers/alerts"
 	"backstop/consumers/rollup"
 	"backstop/streams"
 	"backstop/streams/manifest"
@@ -140,14 +141,14 @@ func (b *Backend) points(ctx context.Context, now time.Time, a appOverview) erro
 // once after a start.
 const rollupWithin = 5 * time.Second
 
-// measured returns what came of the attempts of overviewSpan.
-func (b *Backend) measured(ctx context.Context, now time.Time) (rollup.Overview, error) {
+// measured returns what came of the attempts since then.
+func (b *Backend) measured(ctx context.Context, since time.Time) (rollup.Overview, error) {
 	if b.Rollups == nil {
 		return rollup.Overview{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, rollupWithin)
 	defer cancel()
-	return b.Rollups.Overview(ctx, now.Add(-overviewSpan))
+	return b.Rollups.Overview(ctx, since)
 }
 
 // mostCounted is of how many endpoints the overview tells how many dead letters
@@ -164,6 +165,7 @@ type facts struct {
 	letters map[streams.EndpointID]uint64
 	came    rollup.Overview
 	byApp   map[string]rollup.Stats
+	lately  map[string]rates // by app, within degradedSpan
 }
 
 func (b *Backend) overview(ctx context.Context, now time.Time) (overview, error) {
@@ -172,8 +174,15 @@ func (b *Backend) overview(ctx context.Context, now time.Time) (overview, error)
 	if err != nil {
 		return o, err
 	}
-	if f.came, err = b.measured(ctx, now); err != nil {
+	if f.came, err = b.measured(ctx, now.Add(-overviewSpan)); err != nil {
 		return o, err
+	}
+	lately, err := b.measured(ctx, now.Add(-degradedSpan))
+	if err != nil {
+		return o, err
+	}
+	for _, s := range lately.Apps {
+		f.lately[s.App] = ratesOf(s)
 	}
 	o.rates = ratesOf(f.came.Total)
 	for _, s := range f.came.Apps {
@@ -196,7 +205,7 @@ func rank(state string) int {
 func (b *Backend) facts(ctx context.Context, o *overview) (facts, error) {
 	f := facts{
 		gates: make(map[streams.EndpointID]streams.Gate), lanes: make(map[streams.EndpointID]ops.Lane), letters: make(map[streams.EndpointID]uint64),
-		byApp: make(map[string]rollup.Stats),
+		byApp: make(map[string]rollup.Stats), lately: make(map[string]rates),
 	}
 	store, err := b.Ops.Manifests(ctx)
 	if err != nil {
@@ -262,7 +271,7 @@ func (b *Backend) appOverview(stored manifest.Stored, f facts) appOverview {
 	}
 	a.rates = ratesOf(f.byApp[stored.App])
 	slices.SortFunc(a.Endpoints, func(x, y endpointOverview) int { return strings.Compare(x.Capability, y.Capability) })
-	a.judge(stored.Err)
+	a.judge(stored.Err, f.lately[stored.App])
 	return a
 }
 
@@ -281,13 +290,16 @@ func endpointView(declared manifest.Endpoint, f facts) endpointOverview {
 	return e
 }
 
-// degradedBelow is the success rate below which an app is degraded: that of the
-// alert.
-const degradedBelow = 0.95
+// degradedBelow is the success rate within degradedSpan below which an app is
+// degraded: those of the alert.
+const (
+	degradedBelow = alerts.RateBelow
+	degradedSpan  = alerts.RateWindow
+)
 
 // judge decides how an app is: down when nothing of it gets traffic or its
 // health check fails, degraded when a part of it is in trouble.
-func (a *appOverview) judge(unreadable error) {
+func (a *appOverview) judge(unreadable error, lately rates) {
 	shut := 0
 	for _, e := range a.Endpoints {
 		if e.Breaker != nil {
@@ -305,7 +317,7 @@ func (a *appOverview) judge(unreadable error) {
 		a.State, a.Because = stateDegraded, "an endpoint gets no traffic"
 	case a.Health != nil && a.Health.State == streams.Degraded:
 		a.State, a.Because = stateDegraded, "its health check is slow, or says so"
-	case a.SuccessRate != nil && *a.SuccessRate < degradedBelow:
+	case lately.SuccessRate != nil && *lately.SuccessRate < degradedBelow:
 		a.State, a.Because = stateDegraded, "attempts fail"
 	}
 }
