@@ -102,7 +102,7 @@ type decided struct {
 
 func (a *app) decide(ctx context.Context, c *client, d *decision, filter streams.Filter, perSecond float64, asJSON bool) error {
 	if d.dryRun {
-		return a.dryRun(ctx, c, d, filter, asJSON)
+		return a.dryRun(ctx, c, d, filter, perSecond, asJSON)
 	}
 	selected, err := c.ops.Select(ctx, filter)
 	if err != nil {
@@ -144,7 +144,7 @@ func decisionError(err error) error {
 		plural(stopped.Decided.Left(), "dead letter"), stopped.Decision.Past, cause)
 }
 
-func (a *app) dryRun(ctx context.Context, c *client, d *decision, filter streams.Filter, asJSON bool) error {
+func (a *app) dryRun(ctx context.Context, c *client, d *decision, filter streams.Filter, perSecond float64, asJSON bool) error {
 	now := time.Now()
 	result := decided{Decided: ops.Decided{DryRun: true}, DeadLetters: []ops.DeadLetter{}}
 	filter.WithoutPayload = true
@@ -168,7 +168,8 @@ func (a *app) dryRun(ctx context.Context, c *client, d *decision, filter streams
 			return err
 		}
 	}
-	a.notef("%s would be %s; nothing was done.", plural(result.Matched, "dead letter"), d.Past)
+	a.notef("%s would be %s; nothing was done. It would take about %s.",
+		plural(result.Matched, "dead letter"), d.Past, short(ops.Estimate(result.Matched, perSecond)))
 	return nil
 }
 

@@ -1,0 +1,69 @@
+package consumers
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/embedded/natstest"
+	"backstop/streams"
+)
+
+// TestALeaseIsTakenOver: the task of a replica that is gone without a word is
+// another's within 15 s, and not before the first one can have noticed.
+func TestALeaseIsTakenOver(t *testing.T) {
+	srv := natstest.Start(t)
+	js := srv.JetStream()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := streams.NewTopology(js, streams.Settings{StoreBytes: 1 << 30}).Ensure(ctx); err != nil {
+		t.Fatal(err)
+	}
+	leases, err := js.KeyValue(ctx, streams.LeasesBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := srv.Conn()
+	theirs, err := jetstream.New(lost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := theirs.KeyValue(ctx, streams.LeasesBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	hold := func(kv jetstream.KeyValue, name string) (started, ended chan struct{}) {
+		started, ended = make(chan struct{}), make(chan struct{})
+		begin, end := sync.OnceFunc(func() { close(started) }), sync.OnceFunc(func() { close(ended) })
+		running.Go(func() {
+			withLease(ctx, kv, "task", name, func(ctx context.Context) {
+				begin()
+				<-ctx.Done()
+				end()
+			})
+		})
+		return started, ended
+	}
+	await := func(what string, c chan struct{}, most time.Duration) {
+		t.Helper()
+		select {
+		case <-c:
+		case <-time.After(most):
+			t.Fatalf("%s: not within %v", what, most)
+		}
+	}
+	first, ended := hold(held, "r1")
+	await("the first replica", first, 10*time.Second)
+	second, _ := hold(leases, "r2")
+	began := time.Now()
+	lost.Close() // as a SIGKILL does: no lease is given back
+	await("the takeover", second, 20*time.Second) // 15, and what a busy machine adds
+	t.Logf("taken over after %v", time.Since(began))
+	await("the first replica's end", ended, time.Second) // it has noticed before
+}
