@@ -62,7 +62,7 @@ func TestALeaseIsTakenOver(t *testing.T) {
 	await("the first replica", first, 10*time.Second)
 	second, _ := hold(leases, "r2")
 	began := time.Now()
-	lost.Close() // as a SIGKILL does: no lease is given back
+	lost.Close()                                  // as a SIGKILL does: no lease is given back
 	await("the takeover", second, 20*time.Second) // 15, and what a busy machine adds
 	t.Logf("taken over after %v", time.Since(began))
 	await("the first replica's end", ended, time.Second) // it has noticed before
