@@ -29,6 +29,20 @@ type apiClient struct {
 
 const apiToken = "a-token-of-32-random-bytes-or-so"
 
+// serveWithAPI runs the pipeline until the test ends.
+func serveWithAPI(t *testing.T) (running, apiClient) {
+	t.Helper()
+	dir := t.TempDir()
+	cfg := defaultConfig()
+	cfg.DataDir, cfg.SecretsKeyFile, cfg.ReplicaName = dir, dir+"/secrets.key", "r1"
+	cfg.EmbeddedAddr, cfg.HTTPAddr, cfg.Sync, cfg.StoreMax = "127.0.0.1:0", "127.0.0.1:0", "1s", 1<<30
+	cfg.AllowedNetworks, cfg.AdminToken = networks{netip.MustParsePrefix("127.0.0.0/8")}, apiToken
+	where := runServe(t, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	c := apiClient{t, where.HTTP, &http.Client{}}
+	t.Cleanup(c.http.CloseIdleConnections)
+	return where, c
+}
+
 // do asks, wants the status, and reads the answer into v unless that is nil.
 func (c apiClient) do(status int, method, path, body string, v any) {
 	c.Helper()
@@ -68,14 +82,7 @@ func (c apiClient) until(what, path string, ok func(body string) bool) {
 // TestAPIToAPipeline: what an operator does by the API alone has its effect on
 // the pipeline, and is told to whoever listens.
 func TestAPIToAPipeline(t *testing.T) {
-	dir := t.TempDir()
-	cfg := defaultConfig()
-	cfg.DataDir, cfg.SecretsKeyFile, cfg.ReplicaName = dir, dir+"/secrets.key", "r1"
-	cfg.EmbeddedAddr, cfg.HTTPAddr, cfg.Sync, cfg.StoreMax = "127.0.0.1:0", "127.0.0.1:0", "1s", 1<<30
-	cfg.AllowedNetworks, cfg.AdminToken = networks{netip.MustParsePrefix("127.0.0.0/8")}, apiToken
-	where := runServe(t, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	c := apiClient{t, where.HTTP, &http.Client{}}
-	defer c.http.CloseIdleConnections()
+	where, c := serveWithAPI(t)
 
 	var down atomic.Bool
 	var arrived sync.Map // path and id of what the app got

@@ -4,11 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,14 +68,7 @@ func percentile(of []float64, share float64) float64 {
 // the overview and the page say of an app what it has on record itself: counts
 // to the last one, and durations as well as a sketch can.
 func TestEverybodyTellsTheTruth(t *testing.T) {
-	dir := t.TempDir()
-	cfg := defaultConfig()
-	cfg.DataDir, cfg.SecretsKeyFile, cfg.ReplicaName = dir, dir+"/secrets.key", "r1"
-	cfg.EmbeddedAddr, cfg.HTTPAddr, cfg.Sync, cfg.StoreMax = "127.0.0.1:0", "127.0.0.1:0", "1s", 1<<30
-	cfg.AllowedNetworks, cfg.AdminToken = networks{netip.MustParsePrefix("127.0.0.0/8")}, apiToken
-	where := runServe(t, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	c := apiClient{t, where.HTTP, &http.Client{}}
-	defer c.http.CloseIdleConnections()
+	where, c := serveWithAPI(t)
 
 	own := &truth{seen: make(map[string]*onRecord)}
 	app := httptest.NewServer(own)
