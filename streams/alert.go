@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -120,7 +119,7 @@ func (s *Alerts) change(ctx context.Context, a Alert, may func(old *Alert) bool)
 	if err != nil {
 		return false, err
 	}
-	_, _, err = bucket.Swap(ctx, s.kv, a.String(), func(old []byte) ([]byte, error) {
+	changed, err := swapUnlessKept(ctx, s.kv, a.String(), func(old []byte) ([]byte, error) {
 		var now *Alert
 		if old != nil {
 			// A value that is no alert is overwritten: nobody could mean it.
@@ -133,13 +132,10 @@ func (s *Alerts) change(ctx context.Context, a Alert, may func(old *Alert) bool)
 		}
 		return value, nil
 	})
-	switch {
-	case errors.Is(err, errKept):
-		return false, nil
-	case err != nil:
+	if err != nil {
 		return false, fmt.Errorf("record the alert %s: %w", a.AlertKey, err)
 	}
-	return true, nil
+	return changed, nil
 }
 
 func (s *Alerts) remove(ctx context.Context, k AlertKey) error {

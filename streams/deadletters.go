@@ -102,10 +102,23 @@ func (f Filter) pick(m stored) (DeadLetter, bool, error) {
 	return d, err == nil && f.Match(d), err
 }
 
-// mostCounted is up to how many subjects of DLQ are counted one by one:
-// publishers can make as many as they like, with names of apps that there
-// aren't.
+// mostCounted is up to how many subjects of a stream are counted one by one.
+// Publishers can make as many as they like in DLQ, with names of apps that
+// there aren't.
 const mostCounted = 20_000
+
+// CountSubjects returns the state of a stream with the number of messages of
+// each of its subjects. Above 20,000 subjects it doesn't count them.
+func CountSubjects(ctx context.Context, stream jetstream.Stream) (jetstream.StreamState, error) {
+	if state := stream.CachedInfo().State; state.NumSubjects > mostCounted {
+		return state, nil
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+	if err != nil {
+		return jetstream.StreamState{}, err
+	}
+	return info.State, nil
+}
 
 // Counts returns how many dead letters there are, and how many of them each
 // endpoint has; those of broadcasts that no app could receive are under an
@@ -115,20 +128,20 @@ func (s *DeadLetters) Counts(ctx context.Context) (total uint64, each map[Endpoi
 	if err != nil {
 		return 0, nil, fmt.Errorf("count dead letters: %w", err)
 	}
-	if state := stream.CachedInfo().State; state.NumSubjects > mostCounted {
-		return state.Msgs, nil, nil
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+	state, err := CountSubjects(ctx, stream)
 	if err != nil {
 		return 0, nil, fmt.Errorf("count dead letters: %w", err)
 	}
-	each = make(map[EndpointID]uint64, len(info.State.Subjects))
-	for subject, n := range info.State.Subjects {
+	if state.Subjects == nil && state.NumSubjects > 0 {
+		return state.Msgs, nil, nil
+	}
+	each = make(map[EndpointID]uint64, len(state.Subjects))
+	for subject, n := range state.Subjects {
 		if _, id, err := ParseSubject(subject); err == nil {
 			each[id] += n
 		}
 	}
-	return info.State.Msgs, each, nil
+	return state.Msgs, each, nil
 }
 
 // Get returns the dead letter at a sequence as it is now, or ErrGone.

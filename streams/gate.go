@@ -65,6 +65,16 @@ func (s *Gates) Set(ctx context.Context, g Gate) error {
 // errKept says that an entry was left as it is.
 var errKept = errors.New("the entry was left as it is")
 
+// swapUnlessKept is bucket.Swap, with errKept for a change that decides against
+// itself. It reports whether the key was written.
+func swapUnlessKept(ctx context.Context, kv jetstream.KeyValue, key string, change func(old []byte) ([]byte, error)) (bool, error) {
+	_, _, err := bucket.Swap(ctx, kv, key, change)
+	if errors.Is(err, errKept) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // SetUnless records the gate unless the endpoint has one now for which keep
 // answers true: a trip must not overwrite what an operator decided. It reports
 // whether the gate was written.
@@ -73,20 +83,17 @@ func (s *Gates) SetUnless(ctx context.Context, g Gate, keep func(Gate) bool) (bo
 	if err != nil {
 		return false, err
 	}
-	_, _, err = bucket.Swap(ctx, s.kv, gateKey(g.ID()), func(old []byte) ([]byte, error) {
+	written, err := swapUnlessKept(ctx, s.kv, gateKey(g.ID()), func(old []byte) ([]byte, error) {
 		// A value that is no gate is overwritten: nobody could mean it.
 		if now, err := decodeGate(gateKey(g.ID()), old); old != nil && err == nil && keep(now) {
 			return nil, errKept
 		}
 		return value, nil
 	})
-	switch {
-	case errors.Is(err, errKept):
-		return false, nil
-	case err != nil:
+	if err != nil {
 		return false, fmt.Errorf("record %s as %s: %w", g.ID(), g.State, err)
 	}
-	return true, nil
+	return written, nil
 }
 
 // Hasten ends the wait of an open gate at the given time rather than at its
@@ -94,7 +101,7 @@ func (s *Gates) SetUnless(ctx context.Context, g Gate, keep func(Gate) bool) (bo
 // whose wait is over, and an endpoint without a gate are left alone. It reports
 // whether the gate was changed.
 func (s *Gates) Hasten(ctx context.Context, id EndpointID, now time.Time, reason, by string) (bool, error) {
-	_, _, err := bucket.Swap(ctx, s.kv, gateKey(id), func(old []byte) ([]byte, error) {
+	changed, err := swapUnlessKept(ctx, s.kv, gateKey(id), func(old []byte) ([]byte, error) {
 		if old == nil {
 			return nil, errKept
 		}
@@ -105,13 +112,10 @@ func (s *Gates) Hasten(ctx context.Context, id EndpointID, now time.Time, reason
 		g.State, g.Until, g.Reason, g.By = GateHalfOpen, time.Time{}, reason, by
 		return json.Marshal(g)
 	})
-	switch {
-	case errors.Is(err, errKept):
-		return false, nil
-	case err != nil:
+	if err != nil {
 		return false, fmt.Errorf("let probes through to %s: %w", id, err)
 	}
-	return true, nil
+	return changed, nil
 }
 
 // ClearIf removes the endpoint's gate, which closes it, when match answers

@@ -86,26 +86,14 @@ func (c *client) ownLanes(ctx context.Context, s *metrics.State, declares func(s
 		if n.App == "" {
 			continue // of apps that are no more
 		}
-		lane := metrics.Lane{EndpointID: n.EndpointID, Events: n.N}
-		first, err := lanes.stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(n.Subject(streams.Lanes)))
-		if err == nil {
-			var event streams.Event
-			if event, err = streams.DecodeRaw(first); err == nil {
-				lane.Oldest = event.PublishedAt
-			}
-		}
+		oldest, err := ops.OldestIn(ctx, lanes.stream, n.EndpointID)
 		if unreachable(err) {
 			return err
 		}
-		s.Longest = append(s.Longest, lane) // one that was emptied meanwhile has no oldest
+		s.Longest = append(s.Longest, metrics.Lane{EndpointID: n.EndpointID, Events: n.N, Oldest: oldest})
 	}
 	return nil
 }
-
-// mostSubjects is up to how many subjects of a stream are counted one by one,
-// every few seconds. Publishers can make as many as they like in DLQ, with
-// names of apps that there aren't.
-const mostSubjects = 20_000
 
 // endpointCounts is how many messages a stream holds.
 type endpointCounts struct {
@@ -113,7 +101,7 @@ type endpointCounts struct {
 	messages uint64
 	subjects uint64
 	// counts is by endpoint, the most first, with those that may not be named
-	// in one of no name. Empty above mostSubjects.
+	// in one of no name. Empty when there are too many; see streams.CountSubjects.
 	counts []metrics.Count
 }
 
@@ -123,17 +111,13 @@ func (c *client) perEndpoint(ctx context.Context, name string, declares func(str
 	if err != nil {
 		return endpointCounts{}, err
 	}
-	state := stream.CachedInfo().State
-	all := endpointCounts{stream: stream, messages: state.Msgs, subjects: state.NumSubjects}
-	if state.NumSubjects > mostSubjects {
-		return all, nil
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(">"))
+	state, err := streams.CountSubjects(ctx, stream)
 	if err != nil {
 		return endpointCounts{}, err
 	}
+	all := endpointCounts{stream: stream, messages: state.Msgs, subjects: state.NumSubjects}
 	counts := make(map[streams.EndpointID]uint64)
-	for subject, n := range info.State.Subjects {
+	for subject, n := range state.Subjects {
 		_, id, err := streams.ParseSubject(subject)
 		if err != nil || !declares(id) {
 			id = streams.EndpointID{}

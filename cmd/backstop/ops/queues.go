@@ -156,7 +156,12 @@ func (o *Ops) OldestInLane(ctx context.Context, id streams.EndpointID) (time.Tim
 	if err != nil {
 		return time.Time{}, err
 	}
-	first, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(id.Subject(streams.Lanes)))
+	return OldestIn(ctx, stream, id)
+}
+
+// OldestIn is OldestInLane for whoever has the stream LANES at hand.
+func OldestIn(ctx context.Context, lanes jetstream.Stream, id streams.EndpointID) (time.Time, error) {
+	first, err := lanes.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(id.Subject(streams.Lanes)))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return time.Time{}, nil // drained in the meantime
 	}
