@@ -120,15 +120,15 @@ func (b *broker) maxMsgSize() int32 {
 }
 
 // untilReachable runs do until it succeeds, as long as what fails is the
-// connection; anything else is returned at once.
+// connection; anything else is returned at once. do bounds what it asks for: a
+// deadline here would take the place of JetStream's own timeout in each of its
+// requests, and one that went down with a server was waited for for 20 s.
 func (b *broker) untilReachable(ctx context.Context, log *slog.Logger, what string, do func(context.Context) error) error {
 	for {
 		if err := b.untilConnected(ctx, log); err != nil {
 			return err
 		}
-		attempt, cancel := context.WithTimeout(ctx, 2*requestTimeout)
-		err := do(attempt)
-		cancel()
+		err := do(ctx)
 		switch {
 		case err == nil, ctx.Err() != nil:
 			return errors.Join(err, ctx.Err())

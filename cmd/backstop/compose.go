@@ -62,7 +62,13 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Replicas: int(cfg.Replicas), StoreBytes: b.storeBytes(), MaxMsgSize: b.maxMsgSize(),
 		AllowedNetworks: cfg.AllowedNetworks.String(),
 	})
-	if err := b.untilReachable(ctx, log, "make the streams", topology.Ensure); err != nil {
+	err := b.untilReachable(ctx, log, "make the streams", func(ctx context.Context) error {
+		// It asks again by itself. After this it is told that it has to.
+		ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+		defer cancel()
+		return topology.Ensure(ctx)
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil { // with an external NATS nobody else makes it
@@ -120,7 +126,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Replica: cfg.ReplicaName, Version: buildVersion(), Log: log, Observer: counted,
 		Health: consumers.HealthConfig{Interval: time.Duration(cfg.HealthInterval), Get: p.poster, Observe: counted.HealthCheck},
 	}
-	err = b.untilReachable(ctx, log, "open the buckets", func(context.Context) (err error) { // see openBuckets
+	err = b.untilReachable(ctx, log, "open the buckets", func(ctx context.Context) (err error) {
 		p.events, err = consumers.New(ctx, parts)
 		return err
 	})
@@ -150,11 +156,9 @@ type buckets struct {
 }
 
 // openBuckets opens them, and makes the public key known; as newPipeline, it
-// tries until NATS answers. It leaves each request JetStream's own timeout: with
-// the deadline of the whole, one that went down with a server was waited for
-// for 20 s.
+// tries until NATS answers.
 func openBuckets(ctx context.Context, b *broker, key *secrets.Key, log *slog.Logger) (found buckets, err error) {
-	err = b.untilReachable(ctx, log, "open the buckets", func(context.Context) (err error) {
+	err = b.untilReachable(ctx, log, "open the buckets", func(ctx context.Context) (err error) {
 		if found.secrets, err = b.js.KeyValue(ctx, streams.SecretsBucket); err != nil {
 			return err
 		}
