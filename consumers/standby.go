@@ -227,23 +227,18 @@ func (s *standby) look(now time.Time) {
 		}
 	}
 	s.others.Store(others)
-	defer func() {
-		if s.along != nil {
-			s.siblings.Store(siblings)
-		}
-	}()
 	switch {
 	case siblings == 0:
 		s.leave()
 		return
-	case s.along == nil:
-		s.join()
-		s.siblings.Store(siblings)
-		return
 	case s.missed():
 		s.r.p.log.Warn("calls: too much to read along what the other replicas do; calls in hand of one that dies just now are not answered")
 		return
-	case now.Sub(s.heard[s.name].last) > leastSilence:
+	case s.along == nil && !s.join():
+		return
+	}
+	s.siblings.Store(siblings)
+	if now.Sub(s.heard[s.name].last) > leastSilence {
 		return // it is we who are not heard
 	}
 	for reply, w := range s.calls {
@@ -291,17 +286,18 @@ func (s *standby) answer(w *watched) {
 	}
 }
 
-// join begins to read along.
-func (s *standby) join() {
+// join begins to read along; false means that it can't.
+func (s *standby) join() bool {
 	for _, subject := range []string{replicasTaken, replicasDone, string(streams.Calls) + ".>"} {
 		sub, err := s.r.nc.ChanSubscribe(subject, s.in)
 		if err != nil {
 			s.r.p.log.Warn("calls: can't read along what the other replicas do", "error", err)
 			s.leave()
-			return
+			return false
 		}
 		s.along = append(s.along, sub)
 	}
+	return true
 }
 
 // leave ends that.
