@@ -102,7 +102,8 @@ func TestRollupsForgetWhatTheBucketDropped(t *testing.T) {
 		}
 	}
 	r.forget(t.Context())
-	stats, err := r.Endpoint(t.Context(), id, now.Add(-48*time.Hour))
+	all, err := r.Overview(t.Context(), now.Add(-48*time.Hour))
+	stats := all.Endpoint(id)
 	if err != nil || stats.Attempts != 2 {
 		t.Errorf("%d attempts, %v, want those of the two minutes that the bucket has", stats.Attempts, err)
 	}
@@ -110,8 +111,8 @@ func TestRollupsForgetWhatTheBucketDropped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- later.Run(ctx) }()
-	if again, err := later.Endpoint(ctx, id, now.Add(-48*time.Hour)); err != nil || !reflect.DeepEqual(again, stats) {
-		t.Errorf("one that starts now has %+v, %v, want %+v", again, err, stats)
+	if again, err := later.Overview(ctx, now.Add(-48*time.Hour)); err != nil || !reflect.DeepEqual(again.Endpoint(id), stats) {
+		t.Errorf("one that starts now has %+v, %v, want %+v", again.Endpoint(id), err, stats)
 	}
 	cancel()
 	if err := <-done; err != nil {

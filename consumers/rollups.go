@@ -136,12 +136,6 @@ func (r *Rollups) Overview(ctx context.Context, since time.Time) (rollup.Overvie
 	return overview, nil
 }
 
-// Endpoint returns what came of one endpoint's attempts since then.
-func (r *Rollups) Endpoint(ctx context.Context, id streams.EndpointID, since time.Time) (stats rollup.Stats, err error) {
-	err = r.view(ctx, func(w *rollup.Window) { stats = w.Endpoint(id, since) })
-	return stats, err
-}
-
 // Series returns what came from the minute of one time to that of another, in
 // steps of whole minutes, for one endpoint, or with an empty app or capability
 // for all of them.

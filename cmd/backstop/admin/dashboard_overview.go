@@ -73,7 +73,7 @@ func showOverview(r *request) (any, error) {
 		case len(v.Rows) == mostShown:
 			v.More++
 		default:
-			row, err := r.appRow(ctx, a, now)
+			row, err := r.appRow(ctx, a, o.lately, now)
 			if err != nil {
 				return nil, err
 			}
@@ -95,17 +95,15 @@ func (a appOverview) matches(find string) bool {
 	return strings.Contains(strings.ToLower(a.App), find) || strings.Contains(strings.ToLower(a.Name), find)
 }
 
-func (r *request) appRow(ctx context.Context, a appOverview, now time.Time) (appRow, error) {
+// appRow adds what the page shows of an app's endpoints beside the overview;
+// lately is how they did within the last hour.
+func (r *request) appRow(ctx context.Context, a appOverview, lately rollup.Overview, now time.Time) (appRow, error) {
 	b, row := r.backend, appRow{appOverview: a}
 	for _, e := range a.Endpoints {
 		id := streams.EndpointID{Capability: e.Capability, App: a.App}
-		endpoint := endpointRow{endpointOverview: e, App: a.App, Operate: r.who.role >= RoleOperate}
+		endpoint := endpointRow{endpointOverview: e, App: a.App, Hour: ratesOf(lately.Endpoint(id)), Operate: r.who.role >= RoleOperate}
 		if b.Rollups != nil {
-			hour, err := b.Rollups.Endpoint(ctx, id, now.Add(-time.Hour))
-			if err != nil {
-				return row, err
-			}
-			endpoint.Hour = ratesOf(hour)
+			var err error
 			if endpoint.Series, err = b.Rollups.Series(ctx, id, now.Add(-(sparkMinutes-1)*time.Minute), now, time.Minute); err != nil {
 				return row, err
 			}

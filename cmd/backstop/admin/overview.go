@@ -32,6 +32,8 @@ type overview struct {
 	Alerts []streams.Alert `json:"alerts"`
 	// Apps are all apps, the sick first: they are why somebody looks.
 	Apps []appOverview `json:"apps"`
+
+	lately rollup.Overview // of degradedSpan, for the page
 }
 
 // The states of an app in the overview.
@@ -177,11 +179,10 @@ func (b *Backend) overview(ctx context.Context, now time.Time) (overview, error)
 	if f.came, err = b.measured(ctx, now.Add(-overviewSpan)); err != nil {
 		return o, err
 	}
-	lately, err := b.measured(ctx, now.Add(-degradedSpan))
-	if err != nil {
+	if o.lately, err = b.measured(ctx, now.Add(-degradedSpan)); err != nil {
 		return o, err
 	}
-	for _, s := range lately.Apps {
+	for _, s := range o.lately.Apps {
 		f.lately[s.App] = ratesOf(s)
 	}
 	o.rates = ratesOf(f.came.Total)
