@@ -46,7 +46,16 @@ func serveWithAPI(t *testing.T) (running, apiClient) {
 // do asks, wants the status, and reads the answer into v unless that is nil.
 func (c apiClient) do(status int, method, path, body string, v any) {
 	c.Helper()
-	req, err := http.NewRequestWithContext(c.Context(), method, c.url+"/api/v1/"+path, strings.NewReader(body))
+	answer := c.fetch(status, method, "/api/v1/"+path, body)
+	if v != nil {
+		fatal(c.T, json.Unmarshal(answer, v))
+	}
+}
+
+// fetch asks anything of the HTTP side, wants the status, and returns the answer.
+func (c apiClient) fetch(status int, method, path, body string) []byte {
+	c.Helper()
+	req, err := http.NewRequestWithContext(c.Context(), method, c.url+path, strings.NewReader(body))
 	fatal(c.T, err)
 	req.Header.Set("Authorization", "Bearer "+apiToken)
 	resp, err := c.http.Do(req)
@@ -57,9 +66,7 @@ func (c apiClient) do(status int, method, path, body string, v any) {
 	if resp.StatusCode != status {
 		c.Fatalf("%s %s = %d %s, want %d", method, path, resp.StatusCode, answer, status)
 	}
-	if v != nil {
-		fatal(c.T, json.Unmarshal(answer, v))
-	}
+	return answer
 }
 
 // until asks again until ok says that the answer is as it should be.

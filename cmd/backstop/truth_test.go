@@ -181,27 +181,10 @@ func TestEverybodyTellsTheTruth(t *testing.T) {
 	if int(counted) != sum() || int(delivered) != own.seen["/report"].succeeded+own.seen["/score"].succeeded {
 		t.Errorf("the metrics have %v attempts, %v good; the app %d and %d", counted, delivered, sum(), own.seen["/report"].succeeded+own.seen["/score"].succeeded)
 	}
-	page := c.page("/ui/overview")
+	page := string(c.fetch(http.StatusOK, http.MethodGet, "/ui/overview", ""))
 	for _, want := range []string{fmt.Sprintf("%d attempts", sum()), fmt.Sprintf("<dd>%d</dd>", letters())} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page doesn't say %q:\n%s", want, page)
 		}
 	}
-}
-
-// page returns a part of the dashboard.
-func (c apiClient) page(path string) string {
-	c.Helper()
-	req, err := http.NewRequestWithContext(c.Context(), http.MethodGet, c.url+path, nil)
-	fatal(c.T, err)
-	req.Header.Set("Authorization", "Bearer "+apiToken)
-	resp, err := c.http.Do(req)
-	fatal(c.T, err)
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	fatal(c.T, err)
-	if resp.StatusCode != http.StatusOK {
-		c.Fatalf("GET %s = %d %s", path, resp.StatusCode, body)
-	}
-	return string(body)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -20,9 +19,8 @@ import (
 
 	"backstop/cmd/backstop/admin"
 	"backstop/cmd/backstop/ops"
-	"backstop/embedded/natstest"
+	"backstop/cmd/backstop/ops/opstest"
 	"backstop/streams"
-	"backstop/streams/secrets"
 )
 
 // bundle is the API over a NATS as `serve` makes it. Every answer is checked
@@ -40,22 +38,7 @@ type bundle struct {
 // start runs the API with the settings, on a free port of loopback.
 func start(t *testing.T, cfg admin.Config) *bundle {
 	t.Helper()
-	js := natstest.Start(t).JetStream()
-	topology := streams.NewTopology(js, streams.Settings{AllowedNetworks: "127.0.0.0/8"})
-	if err := errors.Join(topology.Ensure(t.Context()), topology.EnsureCapability(t.Context(), "analytics")); err != nil {
-		t.Fatal(err)
-	}
-	sealed, err := js.KeyValue(t.Context(), streams.SecretsBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := secrets.LoadOrCreateKey(t.TempDir() + "/secrets.key")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := secrets.Publish(t.Context(), sealed, key); err != nil {
-		t.Fatal(err)
-	}
+	js := opstest.Start(t, "127.0.0.0/8", "analytics")
 	b := listen(t, cfg)
 	b.js = js
 	b.backend.Store(&admin.Backend{Ops: ops.New(ops.Config{JetStream: js, Warn: func(text string) { t.Error(text) }})})

@@ -5,7 +5,6 @@ package ledger
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -162,15 +161,4 @@ func (w *world) diskFull(r *replica, long time.Duration) {
 	})
 }
 
-func (r *replica) healthy() bool {
-	req, err := http.NewRequestWithContext(r.ctx, http.MethodGet, "http://"+r.http+"/healthz", nil)
-	if err != nil {
-		return false
-	}
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return false
-	}
-	_ = resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
-}
+func (r *replica) healthy() bool { return r.says("/healthz") }

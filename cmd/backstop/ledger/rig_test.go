@@ -203,8 +203,11 @@ func (r *rig) kill() {
 	r.faults.add(fault{what: "serve killed", from: now, to: now})
 }
 
-func (r *rig) ready() bool {
-	req, err := http.NewRequestWithContext(r.ctx, http.MethodGet, "http://"+r.http+"/readyz", nil)
+func (r *rig) ready() bool { return r.says("/readyz") }
+
+// says tells whether serve answers 200 at a path.
+func (r *rig) says(path string) bool {
+	req, err := http.NewRequestWithContext(r.ctx, http.MethodGet, "http://"+r.http+path, nil)
 	if err != nil {
 		return false
 	}

@@ -2,15 +2,13 @@ package ops
 
 import (
 	"encoding/json"
-	"errors"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"backstop/embedded/natstest"
+	"backstop/cmd/backstop/ops/opstest"
 	"backstop/streams"
 	"backstop/streams/manifest"
-	"backstop/streams/secrets"
 )
 
 var (
@@ -28,22 +26,7 @@ type bundle struct {
 
 func newBundle(t *testing.T) *bundle {
 	t.Helper()
-	js := natstest.Start(t).JetStream()
-	topology := streams.NewTopology(js, streams.Settings{AllowedNetworks: "127.0.0.0/8,10.0.0.0/8"})
-	if err := errors.Join(topology.Ensure(t.Context()), topology.EnsureCapability(t.Context(), quiz.Capability)); err != nil {
-		t.Fatal(err)
-	}
-	sealed, err := js.KeyValue(t.Context(), streams.SecretsBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := secrets.LoadOrCreateKey(t.TempDir() + "/secrets.key")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := secrets.Publish(t.Context(), sealed, key); err != nil {
-		t.Fatal(err)
-	}
+	js := opstest.Start(t, "127.0.0.0/8,10.0.0.0/8", quiz.Capability)
 	b := &bundle{T: t, js: js}
 	b.Ops = New(Config{JetStream: js, Warn: func(text string) { b.warnings = append(b.warnings, text) }})
 	return b
