@@ -20,6 +20,7 @@ import (
 	"backstop/cmd/backstop/admin"
 	"backstop/cmd/backstop/ops"
 	"backstop/cmd/backstop/ops/opstest"
+	"backstop/embedded/natstest"
 	"backstop/streams"
 )
 
@@ -38,7 +39,8 @@ type bundle struct {
 // start runs the API with the settings, on a free port of loopback.
 func start(t *testing.T, cfg admin.Config) *bundle {
 	t.Helper()
-	js := opstest.Start(t, "127.0.0.0/8", "analytics")
+	js := natstest.Start(t).JetStream()
+	opstest.Prepare(t, js, "127.0.0.0/8", "analytics")
 	b := listen(t, cfg)
 	b.js = js
 	b.backend.Store(&admin.Backend{Ops: ops.New(ops.Config{JetStream: js, Warn: func(text string) { t.Error(text) }})})

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/cmd/backstop/ops/opstest"
+	"backstop/embedded/natstest"
 	"backstop/streams"
 	"backstop/streams/manifest"
 )
@@ -26,7 +27,8 @@ type bundle struct {
 
 func newBundle(t *testing.T) *bundle {
 	t.Helper()
-	js := opstest.Start(t, "127.0.0.0/8,10.0.0.0/8", quiz.Capability)
+	js := natstest.Start(t).JetStream()
+	opstest.Prepare(t, js, "127.0.0.0/8,10.0.0.0/8", quiz.Capability)
 	b := &bundle{T: t, js: js}
 	b.Ops = New(Config{JetStream: js, Warn: func(text string) { b.warnings = append(b.warnings, text) }})
 	return b

@@ -1,4 +1,4 @@
-// Package opstest gives tests the NATS that operators work on.
+// Package opstest makes of a test's NATS one that operators work on.
 package opstest
 
 import (
@@ -7,16 +7,14 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"backstop/embedded/natstest"
 	"backstop/streams"
 	"backstop/streams/secrets"
 )
 
-// Start starts a server with all that `serve` makes on it: streams and buckets,
-// those of the capability as well, and the key that secrets are sealed with.
-func Start(t testing.TB, allowedNetworks, capability string) jetstream.JetStream {
+// Prepare makes what `serve` makes: streams and buckets, those of the
+// capability as well, and the key that secrets are sealed with.
+func Prepare(t testing.TB, js jetstream.JetStream, allowedNetworks, capability string) {
 	t.Helper()
-	js := natstest.Start(t).JetStream()
 	topology := streams.NewTopology(js, streams.Settings{AllowedNetworks: allowedNetworks})
 	if err := errors.Join(topology.Ensure(t.Context()), topology.EnsureCapability(t.Context(), capability)); err != nil {
 		t.Fatal(err)
@@ -32,5 +30,4 @@ func Start(t testing.TB, allowedNetworks, capability string) jetstream.JetStream
 	if err := secrets.Publish(t.Context(), sealed, key); err != nil {
 		t.Fatal(err)
 	}
-	return js
 }
