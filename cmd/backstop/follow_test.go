@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/embedded/natstest"
@@ -92,7 +93,9 @@ func TestFollowing(t *testing.T) {
 	}, "status", "--watch", "--interval", "1ms")
 }
 
-// happen publishes a notice and an attempt.
+// happen publishes a notice and an attempt, and returns when both are stored: a
+// flush only says that the server has read them, and a follower that began then
+// still saw "before" once.
 func happen(t *testing.T, js jetstream.JetStream, what string) {
 	t.Helper()
 	notice, err := streams.Notice{Kind: streams.NoticeMisconfigured, App: "quiz", Time: time.Now(), Message: what}.Msg()
@@ -103,8 +106,8 @@ func happen(t *testing.T, js jetstream.JetStream, what string) {
 	if err != nil {
 		t.Error(err)
 	}
-	for _, err := range []error{js.Conn().PublishMsg(notice), js.Conn().PublishMsg(attempt), js.Conn().Flush()} {
-		if err != nil {
+	for _, msg := range []*nats.Msg{notice, attempt} {
+		if _, err := js.PublishMsg(t.Context(), msg); err != nil {
 			t.Error(err)
 		}
 	}
