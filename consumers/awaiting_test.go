@@ -156,7 +156,6 @@ func TestCallbackInTime(t *testing.T) {
 // payload and permission, and all its attempts before it; two replicas do no
 // more than one.
 func TestMissingCallbackIsRetried(t *testing.T) {
-	t.Parallel()
 	o := newOffice(t)
 	var mu sync.Mutex
 	failed := map[string]bool{}
@@ -265,6 +264,56 @@ func TestRetryAfterACrash(t *testing.T) {
 	o.settled()
 	if got := quiz.byID()["id-1"]; got != 1 {
 		t.Errorf("delivered %d times", got)
+	}
+}
+
+// The notice is stored before the entry is forgotten; a replica that died in
+// between leaves the next one to do both, and nobody is told twice.
+func TestMissingCallbackIsNoticedAfterACrash(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	quiz := newApp(o.bundle, always(202))
+	o.apply("quiz", quiz.URL, demanding(false), "report")
+	event := streams.Event{ID: "id-1", Origin: "o-1", EndpointID: endpoint("report", "quiz"), Payload: []byte(`{}`), PublishedAt: time.Now()}
+	overdue := func() { o.must(o.callbacks.Await(o.ctx, event, time.Now().Add(-time.Second), false)) }
+	there := func() bool {
+		_, revision, err := o.callbacks.Get(o.ctx, event.CallbackKey())
+		o.must(err)
+		return revision != 0
+	}
+	o.must(o.js.DeleteStream(o.ctx, streams.NoticeStream)) // no notice can be stored
+	overdue()
+	tried := make(chan struct{}, 100)
+	sub, err := o.nc.Subscribe("notices.callback_missing", func(*nats.Msg) {
+		select {
+		case tried <- struct{}{}:
+		default:
+		}
+	})
+	o.must(err)
+	defer func() { _ = sub.Unsubscribe() }()
+	first := o.start("r1")
+	for range 2 { // the second time says that the first one failed
+		select {
+		case <-tried:
+		case <-o.patience.Done():
+			t.Fatal("it is not tried again")
+		}
+	}
+	if !there() {
+		t.Fatal("the entry is gone, and nobody was told")
+	}
+	o.must(o.topology.Ensure(o.ctx))
+	o.eventually("the entry to go", func() bool { return !there() })
+	o.must(first.stop())
+	if n := o.bundle.notices(streams.NoticeCallbackMissing); n != 1 {
+		t.Fatalf("%d notices, want one", n)
+	}
+	overdue() // as if it had died before it could remove the entry
+	o.start("r2")
+	o.eventually("the entry to go again", func() bool { return !there() })
+	if n := o.bundle.notices(streams.NoticeCallbackMissing); n != 1 {
+		t.Errorf("%d notices of one missing callback", n)
 	}
 }
 

@@ -24,7 +24,10 @@ type ownLane struct {
 	p *Pipeline
 	e *endpoint
 	// paused is until when this process has paused the durable.
-	paused   time.Time
+	paused time.Time
+	// idle says that the lane was seen to be empty, so that there is nothing
+	// yet to claim a half-open endpoint for.
+	idle     bool
 	appetite appetite
 	leftover leftover
 }
@@ -38,6 +41,10 @@ func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint6
 		empty, err := l.work(ctx)
 		switch {
 		case errors.Is(err, errAgain):
+		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
+			// Another replica found the lane empty and removed it; this one
+			// finds out for itself.
+			sleep(ctx, pullRetry)
 		case err != nil && ctx.Err() == nil:
 			l.p.log.Warn("own lane: can't work, trying again", "endpoint", l.e.id.String(), "error", err)
 			sleep(ctx, pullRetry)
@@ -78,6 +85,7 @@ func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 			return false, err
 		}
 		if pulled > 0 {
+			l.idle = false
 			continue
 		}
 		if empty, err := l.look(ctx, cons); empty || err != nil {
@@ -125,6 +133,9 @@ func (l *ownLane) mayPull(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	l.paused = time.Time{}
+	if !l.idle && !l.p.probes.claim(ctx, l.e) {
+		return probeAgain, nil // another replica probes; what is pulled would only be put back
+	}
 	if l.e.box.free() <= 0 {
 		return time.Hour, nil // until a run ends
 	}
@@ -192,6 +203,7 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	if err != nil {
 		return false, err
 	}
+	l.idle = info.NumPending == 0 && info.NumAckPending == 0
 	if info.NumPending > 0 {
 		return false, nil
 	}

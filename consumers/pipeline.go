@@ -110,6 +110,7 @@ type Pipeline struct {
 	capabilities *capabilities
 	lanes        *lanes
 	laneHolds    *holds
+	probes       *probes
 	parker       *parker
 	spiller      *spiller
 	notices      *notices
@@ -184,6 +185,7 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	p.fleet = newFleet(cfg, p.attempt, &p.busy)
 	p.capabilities = newCapabilities(p)
 	p.lanes = newLanes(p)
+	p.probes = newProbes(p)
 	p.health = newHealthChecks(p, cfg.Health, streams.NewHealths(healths))
 	p.spiller = newSpiller(func(e *endpoint, d *delivery) { p.aside(func() { p.park(e, d) }) })
 	return p, nil

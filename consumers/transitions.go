@@ -63,6 +63,9 @@ func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 	e := p.fleet.get(c.ID)
 	e.wake()
 	p.log.Info("breaker", "endpoint", c.ID.String(), "from", c.From.String(), "to", c.To.String(), "until", c.Until, "cause", string(c.Cause))
+	if c.To != breaker.HalfOpen {
+		defer p.probes.decided(c.ID) // once the others can know
+	}
 	if c.Cause == breaker.CauseRemote || c.Cause == breaker.CauseOperator {
 		return // it came from the bucket
 	}
@@ -75,7 +78,10 @@ func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 		_, err = p.gates.SetUnless(ctx, streams.Gate{
 			Capability: c.ID.Capability, App: c.ID.App, State: streams.GateOpen,
 			Since: time.Now(), Until: c.Until, Reason: fmt.Sprintf("%d failures in a row", c.Failures), By: p.cfg.Replica,
-		}, decided)
+		}, func(now streams.Gate) bool {
+			// One that tells late must not end what another has found out since.
+			return decided(now) || now.State == streams.GateOpen && now.Until.After(c.Until)
+		})
 		p.notices.send(streams.NoticeBreakerOpened, c.ID, fmt.Sprintf("%s failed %d times in a row; its events wait until %s",
 			c.ID, c.Failures, c.Until.UTC().Format(time.TimeOnly)), map[string]any{"failures": c.Failures, "until": c.Until})
 	case breaker.Closed:
