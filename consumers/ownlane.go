@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/dispatcher/breaker"
@@ -81,6 +82,12 @@ func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 			continue
 		}
 		pulled, err := pullOnce(ctx, cons, l.batch(), lanePull, l.receive)
+		if errors.Is(err, nats.ErrNoResponders) {
+			// Of JetStream, or of this durable alone? Only the first is trouble.
+			if _, gone := cons.Info(ctx); errors.Is(gone, jetstream.ErrConsumerNotFound) {
+				return false, gone
+			}
+		}
 		if err != nil {
 			return false, err
 		}

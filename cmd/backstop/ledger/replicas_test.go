@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,6 +41,7 @@ func TestRollingUpgrade(t *testing.T) {
 	fresh := r.binary
 	if old := os.Getenv(oldEnv); old != "" {
 		r.binary = old
+		r.env = slices.DeleteFunc(r.env, func(s string) bool { return strings.HasPrefix(s, oldEnv+"=") }) // no setting
 	}
 	replicas := []*rig{r, r.sibling(), r.sibling()}
 	for _, one := range replicas {
