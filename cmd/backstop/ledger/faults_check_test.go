@@ -161,7 +161,7 @@ func (w *world) audit() *books {
 	record := readRecord(w.T, w.record)
 	b := &books{
 		published: w.published, requests: requests(record), pending: rest, discarded: map[target]bool{},
-		faults: w.faults.all(), maxAttempts: attempts,
+		faults: w.faults.all(), clocks: w.clocks, maxAttempts: attempts,
 		firstWait: time.Duration(float64(firstWait) * jitterOff), mostWait: time.Duration(float64(mostWait) * jitterOff),
 	}
 	var err error
@@ -176,6 +176,10 @@ func (w *world) audit() *books {
 	}
 	w.readNotices(js, b)
 	b.audit()
+	w.checkCertificates(b)
+	if w.names != nil {
+		w.names.check(b)
+	}
 	w.results(js, record)
 	w.deliveryLog(js, b)
 	w.leaks(js)
