@@ -55,7 +55,7 @@ func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 	until, blocked := l.e.blocked(time.Now())
 	until = pauseEnd(until, blocked)
 	killpoint.Here(killpoint.LaneMaking)
-	cons, err := l.p.js.CreateOrUpdateConsumer(ctx, streams.LaneStream, l.e.id.LaneConfig(until))
+	cons, err := l.p.js.CreateOrUpdateConsumer(ctx, streams.LaneStream, l.e.id.LaneConfig(l.p.clock.theirs(until)))
 	if err != nil {
 		return false, l.mend(ctx, err)
 	}
@@ -114,7 +114,7 @@ func (l *ownLane) mayPull(ctx context.Context) (time.Duration, error) {
 		}
 		end := pauseEnd(until, true)
 		if !end.Equal(l.paused) {
-			if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer(), end); err != nil {
+			if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer(), l.p.clock.theirs(end)); err != nil {
 				return 0, err
 			}
 			l.paused = end
@@ -178,7 +178,7 @@ func (l *ownLane) receive(msg jetstream.Msg) {
 		// again, and need not wait for a moment when nothing is in flight.
 		l.e.box.divert(false)
 	}
-	if early := time.Until(d.event.NotBefore); early > 0 {
+	if early := d.event.NotBefore.Sub(l.p.clock.now()); early > 0 {
 		d.putBack(early)
 		return
 	}
@@ -223,7 +223,7 @@ const removalPause = 5 * time.Second
 // by the durable that followed (long run, seed 1795613589).
 func (l *ownLane) removeEmpty(ctx context.Context, cons jetstream.Consumer) (removed bool, err error) {
 	name, until := l.e.id.LaneConsumer(), time.Now().Add(removalPause)
-	if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, name, until); err != nil {
+	if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, name, l.p.clock.theirs(until)); err != nil {
 		return gone(err)
 	}
 	info, err := cons.Info(ctx)

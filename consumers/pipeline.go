@@ -112,6 +112,7 @@ type Pipeline struct {
 	laneHolds    *holds
 	parker       *parker
 	spiller      *spiller
+	clock        brokerClock
 	notices      *notices
 	folder       *folder
 	rollups      *Rollups
@@ -218,7 +219,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	var follow, pull, after sync.WaitGroup
 
 	// What the lanes rely on is loaded before they start.
-	gates, manifests := make(chan struct{}), make(chan struct{})
+	clock, gates, manifests := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	follow.Go(func() { p.clock.follow(ctx, p.js, sync.OnceFunc(func() { close(clock) })) })
+	waitAll(ctx, clock) // which gates are read by
 	follow.Go(func() { _ = p.followGates(ctx, func() { close(gates) }) })
 	follow.Go(func() { _ = p.rollups.Run(ctx) })
 	follow.Go(func() { p.followManifests(ctx, sync.OnceFunc(func() { close(manifests) })) })
