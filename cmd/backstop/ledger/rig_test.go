@@ -99,7 +99,7 @@ func build(t *testing.T, ctx context.Context, tags string, flags ...string) (bin
 
 func newRig(t *testing.T, ctx context.Context) *rig {
 	t.Helper()
-	return newRigOf(t, ctx, build(t, ctx, ""), "")
+	return newRigOf(t, ctx, build(t, t.Context(), ""), "")
 }
 
 // newRigOf has the given program serve. The receivers check signatures if
