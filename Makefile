@@ -17,6 +17,7 @@ PKG      ?= ./...
 FUZZTIME ?= 20s
 BENCH    ?= .
 COUNT    ?= 6
+LONG     ?= 1h
 VULNDB   ?= ../shared/vulndb.tgz
 # What "check" runs under the race detector: all that doesn't start processes,
 # which "race" covers as well.
