@@ -31,7 +31,7 @@ const (
 // that is on record before the event is acknowledged.
 func (p *Pipeline) delivered(d *delivery, policy manifest.CallbackPolicy) {
 	if policy.Demanded() {
-		due := time.Now().Add(policy.Within)
+		due := p.clock.now().Add(policy.Within)
 		stored := p.retryStore("a callback to wait for", d.event.EndpointID, func(ctx context.Context) error {
 			return p.callbacks.Await(ctx, d.event, due, policy.Retry)
 		})
@@ -68,7 +68,7 @@ func (a *awaiting) run(ctx context.Context) {
 	defer watching.Wait()
 	watching.Go(func() { _ = a.p.callbacks.Watch(ctx, a.p.log, a.note) })
 	for ctx.Err() == nil {
-		a.look(ctx, time.Now())
+		a.look(ctx, a.p.clock.now())
 		sleep(ctx, awaitEvery)
 	}
 }

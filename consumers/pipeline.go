@@ -113,6 +113,7 @@ type Pipeline struct {
 	probes       *probes
 	parker       *parker
 	spiller      *spiller
+	clock        brokerClock
 	notices      *notices
 	folder       *folder
 	rollups      *Rollups
@@ -220,7 +221,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	var follow, pull, after sync.WaitGroup
 
 	// What the lanes rely on is loaded before they start.
-	gates, manifests := make(chan struct{}), make(chan struct{})
+	clock, gates, manifests := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	follow.Go(func() { p.clock.follow(ctx, p.js, sync.OnceFunc(func() { close(clock) })) })
+	waitAll(ctx, clock) // which gates are read by
 	follow.Go(func() { _ = p.followGates(ctx, func() { close(gates) }) })
 	follow.Go(func() { _ = p.rollups.Run(ctx) })
 	follow.Go(func() { p.followManifests(ctx, sync.OnceFunc(func() { close(manifests) })) })

@@ -20,6 +20,8 @@ const (
 	probeAsk = time.Second
 	// probeAgain is how long a replica that may not probe doesn't ask again.
 	probeAgain = time.Second
+	// clockJitter is by how much two readings of NATS's clock may differ.
+	clockJitter = 50 * time.Millisecond
 )
 
 // probes sees to it that of all replicas one probes an endpoint whose breaker
@@ -119,7 +121,7 @@ func (s *probes) ask(ctx context.Context, e *endpoint) *right {
 	// Whoever had it before may have found out a moment ago, and the watch not
 	// have told yet.
 	g, there, err := s.p.gates.Get(ctx, e.id)
-	if err != nil || there && g.State == streams.GateOpen && g.Until.After(time.Now()) {
+	if err != nil || there && g.State == streams.GateOpen && g.Until.After(s.p.clock.now().Add(clockJitter)) {
 		s.drop(e.id, r)
 		e.yield(time.Now().Add(probeAgain))
 		return nil

@@ -20,7 +20,7 @@ func (p *Pipeline) attempt(e *endpoint, d *delivery) {
 		return
 	}
 	config := declared.config
-	switch now := time.Now(); {
+	switch now := p.clock.now(); {
 	case e.disabled.Load():
 		p.bury(d, streams.EndpointDisabled, "the endpoint is disabled", 0)
 		return
@@ -74,7 +74,7 @@ func (p *Pipeline) settle(e *endpoint, d *delivery, config manifest.Endpoint, ou
 		if out.PauseEndpoint {
 			e.pause(time.Now().Add(wait))
 		}
-		d.event.NotBefore = time.Now().Add(wait)
+		d.event.NotBefore = p.clock.now().Add(wait)
 		p.park(e, d)
 	}
 }

@@ -1,0 +1,36 @@
+//go:build e2e
+
+package ledger
+
+import (
+	"fmt"
+	"time"
+)
+
+// setClocks sets the wall clock of one replica, or of everybody, so far ahead
+// of the true one. It is a fault for as long as they differ from the true one,
+// and what waited by the clock until then may come at once.
+func (w *world) setClocks(who int, ahead time.Duration) {
+	now := time.Now()
+	w.faults.add(fault{fmt.Sprintf("clock of %s set to %+v", nameOf(who), ahead), now, now, who == everybody})
+	w.mu.Lock()
+	w.clocks = append(w.clocks, ahead)
+	w.mu.Unlock()
+	for i, r := range w.replicas {
+		if who == everybody || who == i {
+			r.dials.setClock(ahead)
+		}
+	}
+	if who == everybody {
+		for _, n := range w.nodes {
+			n.dials.setClock(ahead)
+		}
+	}
+}
+
+func nameOf(who int) string {
+	if who == everybody {
+		return "everybody"
+	}
+	return fmt.Sprintf("replica%d", who+1)
+}
