@@ -150,6 +150,7 @@ func each(ctx context.Context, js jetstream.JetStream, name string, visit func(*
 func (w *world) audit() *books {
 	nc, js := w.connect()
 	defer nc.Close()
+	w.awaitDecisions(js)
 	rest := w.await(js)
 	for _, r := range w.replicas {
 		r.mu.Lock()
@@ -164,9 +165,9 @@ func (w *world) audit() *books {
 		faults: w.faults.all(), clocks: w.clocks, maxAttempts: attempts,
 		firstWait: time.Duration(float64(firstWait) * jitterOff), mostWait: time.Duration(float64(mostWait) * jitterOff),
 	}
-	var err error
-	if b.letters, err = w.letters(js); err != nil {
-		w.problem("the dead letters can't be read: %v", err)
+	if err := w.read(js, b); err != nil {
+		b.problem("the books can't be read, so they say nothing: %v", err)
+		return b
 	}
 	for t, p := range b.published {
 		if t.App == replayedApp || t.App == discardedApp {
@@ -174,7 +175,6 @@ func (w *world) audit() *books {
 			b.published[t] = p
 		}
 	}
-	w.readNotices(js, b)
 	b.audit()
 	w.checkCertificates(b)
 	if w.names != nil {
@@ -202,8 +202,8 @@ func (w *world) letters(js jetstream.JetStream) (map[target][]streams.DeadLetter
 }
 
 // readNotices finds what operators discarded.
-func (w *world) readNotices(js jetstream.JetStream, b *books) {
-	err := each(w.ctx, js, streams.NoticeStream, func(msg *jetstream.RawStreamMsg) error {
+func (w *world) readNotices(js jetstream.JetStream, b *books) error {
+	return each(w.ctx, js, streams.NoticeStream, func(msg *jetstream.RawStreamMsg) error {
 		var n streams.Notice
 		if err := json.Unmarshal(msg.Data, &n); err != nil || n.Kind != streams.NoticeDiscarded {
 			return err
@@ -212,8 +212,30 @@ func (w *world) readNotices(js jetstream.JetStream, b *books) {
 		b.discarded[target{id, endpoint(n.Capability, n.App)}] = true
 		return nil
 	})
-	if err != nil {
-		w.problem("the notices can't be read: %v", err)
+}
+
+// awaitDecisions waits until what was approved has its result: it is an event
+// by then, and would otherwise be in no place yet.
+func (w *world) awaitDecisions(js jetstream.JetStream) {
+	undecided := func() int {
+		told := map[string]bool{}
+		err := each(w.ctx, js, streams.ResultStream, func(msg *jetstream.RawStreamMsg) error {
+			r, err := streams.DecodeResult(msg.Subject, msg.Header, msg.Data)
+			told[r.ID] = told[r.ID] || r.Kind == streams.ResultApproved
+			return err
+		})
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		missing := 0
+		for id, decided := range w.decided {
+			if err != nil || decided != "" && !told[id] {
+				missing++
+			}
+		}
+		return missing
+	}
+	for began := time.Now(); w.ctx.Err() == nil && time.Since(began) < settleWithin && undecided() > 0; {
+		pause(w.ctx, 200*time.Millisecond)
 	}
 }
 

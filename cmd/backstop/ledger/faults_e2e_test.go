@@ -33,7 +33,7 @@ func rigBinaries(t *testing.T, ctx context.Context) (backstop string) {
 }
 
 // runTimeout bounds one run.
-const runTimeout = 4 * time.Minute
+const runTimeout = 8 * time.Minute
 
 // oneRun does what the seed stands for, and returns the books.
 func oneRun(t *testing.T, binary string, seed uint64, p plan, env ...string) (*world, *books) {

@@ -458,7 +458,7 @@ func (w *world) manifest(app string) []byte {
 	timeout := 3000 // this machine may be busy, and then the app is too late
 	switch kind {
 	case "hang", "trickle", "halfopen":
-		timeout = 300
+		timeout = 1000 // a receiver that is later to note a request sees too short a wait before the next
 	}
 	webhook := func(more string) string {
 		return fmt.Sprintf(`{"path":"/%s","async":true,"timeout":%d,"maxAge":6000,"concurrency":8,
