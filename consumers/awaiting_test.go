@@ -88,6 +88,7 @@ func (o *office) entry(r request) (streams.Awaited, bool) {
 }
 
 func TestMissingCallbackIsNoticed(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	quiz := newApp(o.bundle, always(202))
 	o.start("r1")
@@ -111,6 +112,7 @@ func TestMissingCallbackIsNoticed(t *testing.T) {
 // A callback in time, be it after the delivery was settled or before: no
 // notice. The event of another app, published later, shows that its time is over.
 func TestCallbackInTime(t *testing.T) {
+	t.Parallel()
 	for name, during := range map[string]bool{"after its entry": false, "before its entry": true} {
 		t.Run(name, func(t *testing.T) {
 			o := newOffice(t)
@@ -154,6 +156,7 @@ func TestCallbackInTime(t *testing.T) {
 // payload and permission, and all its attempts before it; two replicas do no
 // more than one.
 func TestMissingCallbackIsRetried(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	var mu sync.Mutex
 	failed := map[string]bool{}
@@ -209,6 +212,7 @@ func TestMissingCallbackIsRetried(t *testing.T) {
 
 // A callback between two deliveries ends them.
 func TestCallbackEndsRetries(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	first := make(chan http.Header, 1)
 	quiz := newApp(o.bundle, func(r *http.Request) (int, http.Header, string) {
@@ -238,6 +242,7 @@ func TestCallbackEndsRetries(t *testing.T) {
 // A replica that died between parking the event and removing its entry: the
 // next one does both again, and the app gets the event once more and not twice.
 func TestRetryAfterACrash(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	quiz := newApp(o.bundle, func(r *http.Request) (int, http.Header, string) {
 		o.callBack(r.Header)
@@ -265,6 +270,7 @@ func TestRetryAfterACrash(t *testing.T) {
 
 // An event that would only become a dead letter is not delivered again.
 func TestRetryThatCannotHelp(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	quiz := newApp(o.bundle, always(202))
 	hook := demanding(true)
@@ -289,6 +295,7 @@ func TestRetryThatCannotHelp(t *testing.T) {
 // What can't be stored is not acknowledged: an event is delivered again rather
 // than its callback forgotten. What nobody can mean is left alone.
 func TestEntriesOfStrangers(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	kv, err := o.js.KeyValue(o.ctx, streams.CallbacksBucket)
 	o.must(err)

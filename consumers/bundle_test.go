@@ -53,7 +53,7 @@ func setup(t *testing.T, opts ...natstest.Option) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
-	patience, stop := context.WithTimeout(ctx, 60*time.Second)
+	patience, stop := context.WithTimeout(ctx, 2*time.Minute)
 	t.Cleanup(stop)
 	b := &bundle{T: t, ctx: ctx, patience: patience, srv: natstest.Start(t, opts...)}
 	b.nc = b.srv.Conn()

@@ -40,6 +40,7 @@ func failing(strategies ...map[string]any) map[string]any {
 // TestQueuedCall: a call that falls back to the queue becomes an event of a
 // webhook that takes calls only, with the call's id, once.
 func TestQueuedCall(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, always(500))
 	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "queue"}), "score")
@@ -95,6 +96,7 @@ func (b *bundle) results() map[streams.ResultKind][]streams.Result {
 // TestPendingCall: a person decides, services learn it, and an approved call
 // reaches the app once it works.
 func TestPendingCall(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, always(500))
 	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "pending"}), "register")
@@ -145,6 +147,7 @@ func TestPendingCall(t *testing.T) {
 // TestDecisionsThatWereLeft: what was decided while no pipeline ran is carried
 // out by the next, once, also by two of them.
 func TestDecisionsThatWereLeft(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, answers(200, `{"success":true}`))
 	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "pending"}), "register")

@@ -37,7 +37,9 @@ func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint6
 		seen := parked()
 		empty, err := l.work(ctx)
 		switch {
-		case errors.Is(err, errAgain):
+		case errors.Is(err, errAgain), errors.Is(err, jetstream.ErrConsumerDeleted):
+			// Another replica found the lane empty. If it still is, it goes for
+			// good with the next look.
 		case err != nil && ctx.Err() == nil:
 			l.p.log.Warn("own lane: can't work, trying again", "endpoint", l.e.id.String(), "error", err)
 			sleep(ctx, pullRetry)
@@ -202,12 +204,50 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 		return false, nil
 	}
 	if l.e.box.isDiverted() {
-		return false, l.again(ctx, info)
+		return false, l.again(ctx, cons, info)
 	}
 	killpoint.Here(killpoint.LaneEmpty)
-	err = l.remove(ctx)
+	empty, err = l.removeEmpty(ctx, cons)
 	killpoint.Here(killpoint.LaneRemoved)
+	return empty, err
+}
+
+// removalPause is how long a lane hands nothing out while it is being removed:
+// ample for the few requests that takes, and not long for events that wait if
+// whoever removes it dies in between.
+const removalPause = 5 * time.Second
+
+// removeEmpty removes the durable if nothing waits in the lane and nobody has
+// anything of it in hand. It is paused first: between a look and a removal
+// another replica parked and pulled an event, whose attempt was made once more
+// by the durable that followed (long run, seed 1795613589).
+func (l *ownLane) removeEmpty(ctx context.Context, cons jetstream.Consumer) (removed bool, err error) {
+	name, until := l.e.id.LaneConsumer(), time.Now().Add(removalPause)
+	if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, name, l.p.clock.theirs(until)); err != nil {
+		return gone(err)
+	}
+	info, err := cons.Info(ctx)
+	for err == nil && !info.Paused && time.Now().Before(until) && ctx.Err() == nil {
+		sleep(ctx, 10*time.Millisecond) // on three servers, until its leader knows
+		info, err = cons.Info(ctx)
+	}
+	switch {
+	case err != nil:
+		return gone(err)
+	case info.NumPending > 0 || info.NumAckPending > 0:
+		_, err := l.p.js.ResumeConsumer(ctx, streams.LaneStream, name)
+		return false, err
+	}
+	err = l.remove(ctx)
 	return err == nil, err
+}
+
+// gone tells whether an error says that the durable has been removed already.
+func gone(err error) (bool, error) {
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 // cannotMake is JetStream's code for a consumer that it fails to make or update.
@@ -225,9 +265,6 @@ func (l *ownLane) mend(ctx context.Context, err error) error {
 }
 
 func (l *ownLane) remove(ctx context.Context) error {
-	err := l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return nil
-	}
+	_, err := gone(l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer()))
 	return err
 }

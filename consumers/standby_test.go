@@ -100,6 +100,7 @@ func (b *bundle) askAll(n int, subject string, patience time.Duration, meanwhile
 // hands leaves nobody without an answer. The app, which may have been asked, is
 // not asked again, and a fallback answers under the same id.
 func TestCallsOfALostReplicaAreAnswered(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, hang(b))
 	b.apply("quiz", quiz.URL, takesCalls(map[string]any{
@@ -138,6 +139,7 @@ func TestCallsOfALostReplicaAreAnswered(t *testing.T) {
 // TestSlowCallsAreAnsweredOnce: with every replica well, nobody answers in
 // another's place, however long an app takes.
 func TestSlowCallsAreAnsweredOnce(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, func(r *http.Request) (int, http.Header, string) {
 		select {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/embedded/natstest"
 	"backstop/streams"
@@ -48,5 +51,27 @@ func TestServeOutlivesItsNATSWhileItStarts(t *testing.T) {
 	srv.Restart()
 	if err := <-opened; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnsettled: a cluster that has no leader yet, or whose leader has not heard
+// from all servers, is waited for. serve once ended with JetStream's "system
+// temporarily unavailable" (rig, seed 7030).
+func TestUnsettled(t *testing.T) {
+	for description, want := range map[string]bool{
+		"no suitable peers for placement, peer offline":          true,
+		"no suitable peers for placement, insufficient storage":  false,
+		"no suitable peers for placement, tags not matched: [x]": false,
+	} {
+		err := fmt.Errorf("stream DLQ: %w", &jetstream.APIError{Code: 400, ErrorCode: noPlace, Description: description})
+		if got := unsettled(err); got != want {
+			t.Errorf("%s: %t, want %t", description, got, want)
+		}
+	}
+	if !unsettled(&jetstream.APIError{Code: 503, ErrorCode: noLeader, Description: "JetStream system temporarily unavailable"}) {
+		t.Error("a cluster without a leader is not waited for")
+	}
+	if unsettled(&jetstream.APIError{Code: 503, ErrorCode: 10076, Description: "JetStream not enabled"}) {
+		t.Error("a server without JetStream is waited for")
 	}
 }

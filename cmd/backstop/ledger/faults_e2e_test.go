@@ -32,8 +32,8 @@ func rigBinaries(t *testing.T, ctx context.Context) (backstop string) {
 	return build(t, ctx, "faults", "-overlay", library)
 }
 
-// runTimeout bounds one run.
-const runTimeout = 8 * time.Minute
+// runTimeout bounds one run, ample for a machine that is busy with others.
+const runTimeout = 10 * time.Minute
 
 // oneRun does what the seed stands for, and returns the books.
 func oneRun(t *testing.T, binary string, seed uint64, p plan, env ...string) (*world, *books) {

@@ -59,8 +59,11 @@ type plan struct {
 	replicas int
 	arms     []string // kill points of the first starts
 	blows    []blow
-	commands []string // kill points of the commands: apply, replay, discard
+	commands []string      // kill points of the commands: apply, replay, discard
+	gap      time.Duration // between the events of one publisher, about; 0: trafficGap
 }
+
+func (p plan) pace() time.Duration { return cmp.Or(p.gap, trafficGap) }
 
 func (p plan) String() string {
 	var blows []string

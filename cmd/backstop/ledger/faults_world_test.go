@@ -73,6 +73,7 @@ type replica struct {
 	gate sync.Mutex // held while it must not be started
 	// mayEnd: it was told to end, maybe while it was starting, or its disk is full.
 	mayEnd atomic.Bool
+	starts atomic.Int64 // how often it was started
 	mu     sync.Mutex
 	arm    string    // kill point of the next start
 	up     time.Time // since when it has been ready
@@ -94,6 +95,7 @@ func (r *replica) keep(ctx context.Context, ready func()) {
 			env = append(env, "BACKSTOP_KILL="+arm)
 		}
 		err := r.launch(env...)
+		r.starts.Add(1)
 		exited := r.exited
 		r.gate.Unlock()
 		if err != nil {
@@ -166,15 +168,9 @@ func (r *replica) use() (u usage, err error) {
 		return u, err
 	}
 	u.descriptors = len(open)
-	statm, err := os.ReadFile(filepath.Join("/proc", pid, "statm"))
-	if err != nil {
+	if u.memory, err = resident(r.serve.Process.Pid); err != nil {
 		return u, err
 	}
-	pages, err := strconv.ParseInt(strings.Fields(string(statm))[1], 10, 64)
-	if err != nil {
-		return u, err
-	}
-	u.memory = pages * int64(os.Getpagesize())
 	req, err := http.NewRequestWithContext(r.ctx, http.MethodGet, "http://"+r.http+"/metrics", nil)
 	if err != nil {
 		return u, err
@@ -207,10 +203,19 @@ type node struct {
 	conf    string
 	url     string
 	monitor string // its address for those who look
-	cmd     *exec.Cmd
-	exited  chan error
 	dials   *dials
 	place
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	exited chan error
+}
+
+// pid is that of the process that runs, or ran last.
+func (n *node) pid() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cmd.Process.Pid
 }
 
 // place is where a NATS server listens, and what it is run by; nothing by default.
@@ -234,6 +239,8 @@ func (p place) freeAddr(t *testing.T, otherwise string) string {
 
 func (n *node) start() {
 	n.w.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	command := append(append([]string{}, n.wrap...), natsServer, "-c", n.conf)
 	n.cmd = exec.CommandContext(n.w.ctx, command[0], command[1:]...)
 	n.cmd.Env = append(os.Environ(), n.dials.env())
