@@ -8,8 +8,8 @@ import (
 )
 
 // setClocks sets the wall clock of one replica, or of everybody, so far ahead
-// of the true one. It is a fault for as long as they differ from the true one,
-// and what waited by the clock until then may come at once.
+// of the true one. The fault is the moment: a clock that is wrong explains nothing
+// that happens later.
 func (w *world) setClocks(who int, ahead time.Duration) {
 	now := time.Now()
 	w.faults.add(fault{fmt.Sprintf("clock of %s set to %+v", nameOf(who), ahead), now, now, who == everybody})

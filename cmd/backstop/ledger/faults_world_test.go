@@ -37,6 +37,7 @@ type world struct {
 	bridge   *bridge
 	names    *names
 	clocks   []time.Duration // how far ahead clocks have been set
+	slow     fault           // of the disk, while it lasts
 	keeping  sync.WaitGroup
 	stop     context.CancelFunc // of keeping
 
