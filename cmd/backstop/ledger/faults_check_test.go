@@ -177,6 +177,7 @@ func (w *world) audit() *books {
 	}
 	b.audit()
 	w.checkCertificates(b)
+	w.checkExpired(b)
 	if w.names != nil {
 		w.names.check(b)
 	}

@@ -442,6 +442,7 @@ const (
 	mostWait  = 400 * time.Millisecond
 	jitterOff = 0.8 // the least that jitter leaves of a delay
 	attempts  = 3
+	maxAge    = 6 * time.Second
 )
 
 func (w *world) manifest(app string) []byte {
@@ -469,9 +470,9 @@ func (w *world) manifest(app string) []byte {
 		timeout = 1000 // a receiver that is later to note a request sees too short a wait before the next
 	}
 	webhook := func(more string) string {
-		return fmt.Sprintf(`{"path":"/%s","async":true,"timeout":%d,"maxAge":6000,"concurrency":8,
+		return fmt.Sprintf(`{"path":"/%s","async":true,"timeout":%d,"maxAge":%d,"concurrency":8,
 			"retry":{"maxAttempts":%d,"initialDelay":%d,"maxDelay":%d},
-			"breaker":{"failureThreshold":5,"recoveryTimeout":300,"successThreshold":2}%s}`, app, timeout, attempts, firstWait.Milliseconds(), mostWait.Milliseconds(), more)
+			"breaker":{"failureThreshold":5,"recoveryTimeout":300,"successThreshold":2}%s}`, app, timeout, maxAge.Milliseconds(), attempts, firstWait.Milliseconds(), mostWait.Milliseconds(), more)
 	}
 	var hooks string
 	switch kind {
