@@ -164,15 +164,7 @@ func (b *broker) untilConnected(ctx context.Context, log *slog.Logger) error {
 	return nil
 }
 
-// electing is JetStream's code for a cluster that has no leader at the moment,
-// as when all its servers were restarted.
-const electing = 10008
-
 func unreachable(err error) bool {
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == electing {
-		return true
-	}
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) || unsettled(err)
 }
