@@ -97,7 +97,7 @@ func (b *broker) embed(ctx context.Context, cfg Config, log *slog.Logger) (err e
 	}
 	b.embedded, err = embedded.Start(ctx, embedded.Config{
 		DataDir: cfg.DataDir, Addr: string(cfg.EmbeddedAddr), Token: cfg.EmbeddedToken, TLS: tlsConfig,
-		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), Logger: log,
+		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), AcceptLoss: cfg.AcceptLoss, Logger: log,
 	})
 	if err != nil {
 		return err

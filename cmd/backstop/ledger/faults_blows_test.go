@@ -30,7 +30,7 @@ func (w *world) strikeOnce(b blow) {
 	case "clock":
 		w.setClocks(b.who, b.turn)
 	case "slow disk":
-		w.setDisks(b.turn)
+		w.slowDisk(b.turn)
 	case "kill":
 		r.killWith(b.arm) // keep says from when until when it was away
 	case "stop":

@@ -22,7 +22,7 @@ func inside(namespace string) []string { return []string{"ip", "netns", "exec", 
 
 func newBridge(t *testing.T, ctx context.Context, count int) *bridge {
 	t.Helper()
-	n := links.Add(1) % 250
+	n := network()
 	b := &bridge{name: fmt.Sprintf("bsf%d-%d", os.Getpid()%100_000, n)}
 	do := func(args ...string) {
 		t.Helper()

@@ -150,6 +150,7 @@ func each(ctx context.Context, js jetstream.JetStream, name string, visit func(*
 func (w *world) audit() *books {
 	nc, js := w.connect()
 	defer nc.Close()
+	w.awaitDecisions(js)
 	rest := w.await(js)
 	for _, r := range w.replicas {
 		r.mu.Lock()
@@ -176,6 +177,7 @@ func (w *world) audit() *books {
 	}
 	b.audit()
 	w.checkCertificates(b)
+	w.checkExpired(b)
 	if w.names != nil {
 		w.names.check(b)
 	}
@@ -225,6 +227,31 @@ func (w *world) readNotices(js jetstream.JetStream, b *books) error {
 		b.discarded[target{id, endpoint(n.Capability, n.App)}] = true
 		return nil
 	})
+}
+
+// awaitDecisions waits until what was approved has its result: it is an event
+// by then, and would otherwise be in no place yet.
+func (w *world) awaitDecisions(js jetstream.JetStream) {
+	undecided := func() int {
+		told := map[string]bool{}
+		err := each(w.ctx, js, streams.ResultStream, func(msg *jetstream.RawStreamMsg) error {
+			r, err := streams.DecodeResult(msg.Subject, msg.Header, msg.Data)
+			told[r.ID] = told[r.ID] || r.Kind == streams.ResultApproved
+			return err
+		})
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		missing := 0
+		for id, decided := range w.decided {
+			if err != nil || decided != "" && !told[id] {
+				missing++
+			}
+		}
+		return missing
+	}
+	for began := time.Now(); w.ctx.Err() == nil && time.Since(began) < settleWithin && undecided() > 0; {
+		pause(w.ctx, 200*time.Millisecond)
+	}
 }
 
 // results checks that every accepted callback and every decision has exactly

@@ -37,6 +37,7 @@ type world struct {
 	bridge   *bridge
 	names    *names
 	clocks   []time.Duration // how far ahead clocks have been set
+	slow     fault           // of the disk, while it lasts
 	keeping  sync.WaitGroup
 	stop     context.CancelFunc // of keeping
 
@@ -441,6 +442,7 @@ const (
 	mostWait  = 400 * time.Millisecond
 	jitterOff = 0.8 // the least that jitter leaves of a delay
 	attempts  = 3
+	maxAge    = 6 * time.Second
 )
 
 func (w *world) manifest(app string) []byte {
@@ -465,12 +467,12 @@ func (w *world) manifest(app string) []byte {
 	timeout := 3000 // this machine may be busy, and then the app is too late
 	switch kind {
 	case "hang", "trickle", "halfopen":
-		timeout = 300
+		timeout = 1000 // a receiver that is later to note a request sees too short a wait before the next
 	}
 	webhook := func(more string) string {
-		return fmt.Sprintf(`{"path":"/%s","async":true,"timeout":%d,"maxAge":6000,"concurrency":8,
+		return fmt.Sprintf(`{"path":"/%s","async":true,"timeout":%d,"maxAge":%d,"concurrency":8,
 			"retry":{"maxAttempts":%d,"initialDelay":%d,"maxDelay":%d},
-			"breaker":{"failureThreshold":5,"recoveryTimeout":300,"successThreshold":2}%s}`, app, timeout, attempts, firstWait.Milliseconds(), mostWait.Milliseconds(), more)
+			"breaker":{"failureThreshold":5,"recoveryTimeout":300,"successThreshold":2}%s}`, app, timeout, maxAge.Milliseconds(), attempts, firstWait.Milliseconds(), mostWait.Milliseconds(), more)
 	}
 	var hooks string
 	switch kind {
