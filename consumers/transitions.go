@@ -61,6 +61,9 @@ func (p *Pipeline) followBreakers(ctx context.Context) {
 
 func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 	e := p.fleet.get(c.ID)
+	if d := e.declared.Load(); d != nil && c.To == breaker.Open {
+		d.limiter.StartSmall() // for when it closes: not to flood an app that comes back
+	}
 	e.wake()
 	p.log.Info("breaker", "endpoint", c.ID.String(), "from", c.From.String(), "to", c.To.String(), "until", c.Until, "cause", string(c.Cause))
 	if c.Cause == breaker.CauseRemote || c.Cause == breaker.CauseOperator {

@@ -18,7 +18,7 @@ func Limit(set *limit.Set) Stage {
 	return func(next Handler) Handler {
 		return func(ctx context.Context, c Call) Outcome {
 			l := set.Get(c.Endpoint)
-			release, reason, wait := l.Acquire(c.Sync)
+			done, reason, wait := l.Acquire(c.Sync)
 			switch reason {
 			case limit.None:
 			case limit.Saturated:
@@ -26,12 +26,25 @@ func Limit(set *limit.Set) Stage {
 			case limit.RateLimited:
 				return Outcome{Verdict: Refused, Reason: ReasonRateLimited, RetryAfter: wait, Err: errRateLimited}
 			}
-			defer release()
+			result := limit.Ignored // also if next panics, which is not the app's doing
+			defer func() { done(result) }()
 			out := next(ctx, c)
-			if out.Effect != NotCounted {
-				l.Observe(out.Effect == Success)
-			}
+			result = learnt(out)
 			return out
 		}
+	}
+}
+
+// learnt is what an outcome tells the window.
+func learnt(out Outcome) limit.Result {
+	switch {
+	case out.PauseEndpoint:
+		return limit.PushBack
+	case out.Effect == Success:
+		return limit.Success
+	case out.Effect == Failure:
+		return limit.Failure
+	default:
+		return limit.Ignored
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,21 +243,35 @@ func TestLimitStage(t *testing.T) {
 }
 
 func TestLimitStageTeachesTheWindow(t *testing.T) {
-	set, c := limit.NewSet(), callTo("")
-	c.Endpoint.Concurrency = 100
-	tell := func(out Outcome) int {
-		Limit(set)(always(out))(t.Context(), c)
-		return set.Get(c.Endpoint).Window()
-	}
-	if w := tell(succeeds); w != 9 {
-		t.Errorf("window %d after a success, want 9", w)
-	}
-	if w := tell(says); w != 9 {
-		t.Errorf("window %d after what doesn't count, want 9", w)
-	}
-	if w := tell(fails); w != 4 {
-		t.Errorf("window %d after a failure, want 4", w)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		set, c := limit.NewSet(), callTo("")
+		c.Endpoint.Concurrency = 100
+		asks := Outcome{Verdict: Retry, Reason: ReasonRateLimited, PauseEndpoint: true}
+		for _, test := range []struct {
+			reason string
+			out    Outcome
+			want   int
+		}{
+			{"good answers to all that it had room for", succeeds, 16},
+			{"what doesn't count", says, 16},
+			{"answers 429, as one", asks, 8},
+			{"failures, each", fails, 1},
+		} {
+			var all sync.WaitGroup
+			for range set.Get(c.Endpoint).Window() {
+				all.Go(func() {
+					Limit(set)(func(context.Context, Call) Outcome {
+						time.Sleep(time.Second)
+						return test.out
+					})(t.Context(), c)
+				})
+			}
+			all.Wait()
+			if w := set.Get(c.Endpoint).Window(); w != test.want {
+				t.Errorf("window %d after %s; want %d", w, test.reason, test.want)
+			}
+		}
+	})
 }
 
 // Calls may go out where events fill their half.

@@ -19,20 +19,21 @@ import (
 // Server is a running NATS server. Whoever started it calls Shutdown, after
 // everything that uses it has stopped.
 type Server struct {
-	running  atomic.Pointer[launched] // another one after a restart; see tend
-	opts     *server.Options          // what the next one is started with
-	lock     *dirLock
-	dir      string
-	token    string
-	listens  bool
-	tls      bool
-	storeMax int64
-	log      *slog.Logger
-	probe    sync.Mutex // one write probe at a time
-	trouble  atomic.Pointer[error]
-	tending  chan struct{} // closed when tend has ended
-	untend   context.CancelFunc
-	stop     sync.Once
+	running    atomic.Pointer[launched] // another one after a restart; see tend
+	opts       *server.Options          // what the next one is started with
+	lock       *dirLock
+	dir        string
+	token      string
+	listens    bool
+	tls        bool
+	storeMax   int64
+	acceptLoss string
+	log        *slog.Logger
+	probe      sync.Mutex // one write probe at a time
+	trouble    atomic.Pointer[error]
+	tending    chan struct{} // closed when tend has ended
+	untend     context.CancelFunc
+	stop       sync.Once
 }
 
 // launched is one nats-server, and what it has said.
@@ -64,12 +65,12 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, lock: lock, dir: dir, token: cfg.Token, listens: !opts.DontListen, tls: cfg.TLS != nil, log: cfg.Logger, tending: make(chan struct{})}
+	s := &Server{opts: opts, lock: lock, dir: dir, token: cfg.Token, listens: !opts.DontListen, tls: cfg.TLS != nil, acceptLoss: cfg.AcceptLoss, log: cfg.Logger, tending: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if err := s.start(ctx, cfg.StoreMax); err != nil {
-		return nil, errors.Join(err, lock.release())
+		return nil, errors.Join(err, lock.giveUp())
 	}
 	tending, untend := context.WithCancel(context.WithoutCancel(ctx))
 	s.untend = untend
@@ -102,11 +103,14 @@ func (s *Server) start(ctx context.Context, storeMax int64) (err error) {
 	return nil
 }
 
-// launch starts a nats-server, which becomes the running one when it is ready.
+// launch checks the store and starts a nats-server, which becomes the running one when it is ready.
 // It looks at ctx then, and not before: a nats-server that is shut down while
 // it recovers its streams leaves goroutines behind that go on writing to the
 // store (seen with 2.15.2).
 func (s *Server) launch(ctx context.Context) error {
+	if err := s.inspect(); err != nil {
+		return err
+	}
 	ns, err := server.NewServer(s.opts.Clone()) // the server writes into its options
 	if err != nil {
 		return fmt.Errorf("embedded NATS server: %w", err)

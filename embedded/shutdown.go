@@ -22,6 +22,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.lameDuck(ctx, ns)
 		ns.Shutdown()
 		ns.WaitForShutdown()
+		s.noteStopped()
 		if err := s.lock.release(); err != nil {
 			s.log.Error("can't release the data directory", "error", err)
 		}
@@ -44,5 +45,19 @@ func (s *Server) lameDuck(ctx context.Context, ns *server.Server) {
 	case <-ctx.Done():
 		ns.Shutdown()
 		<-done
+	}
+}
+
+// noteStopped leaves the inventory for the next start, if all was well.
+func (s *Server) noteStopped() {
+	if s.trouble.Load() != nil || s.running.Load().said.failedWrite.Load() != nil {
+		return
+	}
+	written, err := s.lock.written()
+	if err == nil {
+		err = noteStopped(s.dir, written)
+	}
+	if err != nil {
+		s.log.Warn("can't note what the store holds; the next start is as after a crash", "error", err)
 	}
 }

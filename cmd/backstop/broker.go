@@ -97,7 +97,7 @@ func (b *broker) embed(ctx context.Context, cfg Config, log *slog.Logger) (err e
 	}
 	b.embedded, err = embedded.Start(ctx, embedded.Config{
 		DataDir: cfg.DataDir, Addr: string(cfg.EmbeddedAddr), Token: cfg.EmbeddedToken, TLS: tlsConfig,
-		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), Logger: log,
+		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), AcceptLoss: cfg.AcceptLoss, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -164,15 +164,7 @@ func (b *broker) untilConnected(ctx context.Context, log *slog.Logger) error {
 	return nil
 }
 
-// electing is JetStream's code for a cluster that has no leader at the moment,
-// as when all its servers were restarted.
-const electing = 10008
-
 func unreachable(err error) bool {
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == electing {
-		return true
-	}
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) || unsettled(err)
 }

@@ -7,10 +7,11 @@
 //	              second's worth in a burst
 //	Window        events in flight: found out, by what the app can take
 //
-// The window is TCP's idea of congestion (AIMD): it grows by one with each
-// success, which doubles it in the time of one answer, and halves with each
-// failure. So an app that hangs soon holds one request, and a fast one gets
-// all that its Concurrency allows.
+// The window grows with good answers, doubling in the time of one as long as
+// they come as fast as ever; holds still, and shrinks, when they take longer
+// because more go out than the app works on at once; and halves with each
+// failure. So an app that hangs soon holds one request, a fast one gets all that
+// its Concurrency allows, and one in between gets what it can take.
 package limit
 
 // Reason is why an attempt may not be made now.

@@ -25,14 +25,27 @@ func endpoint(concurrency int, rate float64, async bool) manifest.Endpoint {
 	}
 }
 
-// fill acquires until it is refused, and returns the releases and the reason.
-func fill(l *limit.Limiter, kind bool) (releases []func(), reason limit.Reason) {
+// fill acquires until it is refused, and returns what ends each and the reason.
+func fill(l *limit.Limiter, kind bool) (held []func(limit.Result), reason limit.Reason) {
 	for {
-		release, reason, _ := l.Acquire(kind)
+		done, reason, _ := l.Acquire(kind)
 		if reason != limit.None {
-			return releases, reason
+			return held, reason
 		}
-		releases = append(releases, release)
+		held = append(held, done)
+	}
+}
+
+// round lets as many events as the window has room for, and at most n, end
+// together with the same result.
+func round(l *limit.Limiter, n int, r limit.Result) {
+	held := make([]func(limit.Result), min(n, l.Window()))
+	for i := range held {
+		held[i], _, _ = l.Acquire(event)
+	}
+	time.Sleep(time.Millisecond)
+	for _, done := range held {
+		done(r)
 	}
 }
 
@@ -60,9 +73,9 @@ func TestConcurrency(t *testing.T) {
 		if len(calls) != test.calls || reason != limit.Saturated {
 			t.Errorf("%s: %d calls, then %d; want %d", test.reason, len(calls), reason, test.calls)
 		}
-		for _, release := range events {
-			release()
-			release() // a second time does nothing
+		for _, done := range events {
+			done(limit.Ignored)
+			done(limit.Ignored) // a second time does nothing
 		}
 		if again, _ := fill(l, event); len(again) != test.events {
 			t.Errorf("%s: %d events after the release, want %d", test.reason, len(again), test.events)
@@ -79,45 +92,49 @@ func TestCallsMayHaveEverything(t *testing.T) {
 	if w := l.Window(); w != 1 {
 		t.Errorf("window %d beside 6 calls, want 1: never nothing, or nobody would look again", w)
 	}
-	calls[0]()
-	calls[1]()
+	calls[0](limit.Success)
+	calls[1](limit.Success)
 	if w := l.Window(); w != 2 {
 		t.Errorf("window %d beside 4 calls of 6, want 2", w)
 	}
 }
 
 func TestWindow(t *testing.T) {
-	l := limit.NewSet().Get(endpoint(100, 0, true))
-	expect := func(want int, why string) {
-		t.Helper()
-		if got := l.Window(); got != want {
-			t.Errorf("window %d, want %d: %s", got, want, why)
+	synctest.Test(t, func(t *testing.T) {
+		l := limit.NewSet().Get(endpoint(100, 0, true))
+		expect := func(want int, why string) {
+			t.Helper()
+			if got := l.Window(); got != want {
+				t.Errorf("window %d, want %d: %s", got, want, why)
+			}
 		}
-	}
-	expect(8, "of an endpoint of which nothing is known")
-	for range 8 {
-		l.Observe(true)
-	}
-	expect(16, "doubled when all in flight were answered")
-	for range 1000 {
-		l.Observe(true)
-	}
-	expect(100, "up to the concurrency")
-	l.Observe(false)
-	expect(50, "halved")
-	for range 10 {
-		l.Observe(false)
-	}
-	expect(1, "but never nothing")
-	l.Observe(true)
-	expect(2, "and it comes back")
+		expect(8, "of an endpoint of which nothing is known")
+		round(l, 4, limit.Success)
+		expect(8, "it was not used up")
+		round(l, 8, limit.Success)
+		expect(16, "doubled when all in flight were answered")
+		for range 10 {
+			round(l, 100, limit.Success)
+		}
+		expect(100, "up to the concurrency")
+		round(l, 100, limit.Ignored)
+		expect(100, "answers that say nothing")
+		round(l, 1, limit.Failure)
+		expect(50, "halved")
+		round(l, 50, limit.PushBack)
+		expect(25, "halved once by those that were sent together")
+		round(l, 10, limit.Failure)
+		expect(1, "but never nothing")
+		round(l, 1, limit.Success)
+		expect(2, "and it comes back")
 
-	if w := limit.NewSet().Get(endpoint(3, 0, true)).Window(); w != 3 {
-		t.Errorf("window %d of an endpoint that takes 3", w)
-	}
-	if w := limit.NewSet().Get(endpoint(10, 0, false)).Window(); w != 5 {
-		t.Errorf("window %d of an endpoint that keeps 5 of 10 for calls", w)
-	}
+		if w := limit.NewSet().Get(endpoint(3, 0, true)).Window(); w != 3 {
+			t.Errorf("window %d of an endpoint that takes 3", w)
+		}
+		if w := limit.NewSet().Get(endpoint(10, 0, false)).Window(); w != 5 {
+			t.Errorf("window %d of an endpoint that keeps 5 of 10 for calls", w)
+		}
+	})
 }
 
 // A dispatcher that keeps to the window holds few requests at an app that
@@ -125,15 +142,18 @@ func TestWindow(t *testing.T) {
 func TestHangingAppHoldsLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := limit.NewSet().Get(endpoint(256, 0, true))
-		for range 300 {
-			l.Observe(true)
+		for range 10 {
+			round(l, 256, limit.Success)
+		}
+		if w := l.Window(); w != 256 {
+			t.Fatalf("window %d at first, want 256", w)
 		}
 		var inFlight, begun atomic.Int64
 		var wg sync.WaitGroup
 		stop := time.Now().Add(10 * time.Minute)
 		for time.Now().Before(stop) {
 			for int(inFlight.Load()) < l.Window() {
-				release, reason, _ := l.Acquire(event)
+				done, reason, _ := l.Acquire(event)
 				if reason != limit.None {
 					t.Fatalf("refused with %d in flight", inFlight.Load())
 				}
@@ -141,8 +161,7 @@ func TestHangingAppHoldsLittle(t *testing.T) {
 				begun.Add(1)
 				wg.Go(func() {
 					time.Sleep(30 * time.Second) // the timeout
-					l.Observe(false)
-					release()
+					done(limit.Failure)
 					inFlight.Add(-1)
 				})
 			}
@@ -209,14 +228,14 @@ func TestRate(t *testing.T) {
 func TestSaturatedTakesNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := limit.NewSet().Get(endpoint(1, 1, true))
-		release, _, _ := l.Acquire(event)
+		done, _, _ := l.Acquire(event)
 		time.Sleep(time.Second)
 		for range 5 {
 			if _, reason, _ := l.Acquire(event); reason != limit.Saturated {
 				t.Errorf("reason %d, want saturated", reason)
 			}
 		}
-		release()
+		done(limit.Ignored)
 		if _, reason, _ := l.Acquire(event); reason != limit.None {
 			t.Errorf("reason %d, want none", reason)
 		}
@@ -235,9 +254,7 @@ func TestTinyRate(t *testing.T) {
 func TestReconfigure(t *testing.T) {
 	set := limit.NewSet()
 	l := set.Get(endpoint(10, 0, true))
-	for range 10 {
-		l.Observe(true)
-	}
+	round(l, 8, limit.Success)
 	inFlight, _ := fill(l, event)
 
 	if set.Get(endpoint(4, 0, true)) != l {
@@ -246,13 +263,13 @@ func TestReconfigure(t *testing.T) {
 	if w := l.Window(); w != 4 {
 		t.Errorf("window %d, want 4", w)
 	}
-	for _, release := range inFlight[:6] {
-		release()
+	for _, done := range inFlight[:6] {
+		done(limit.Ignored)
 	}
 	if more, reason := fill(l, event); len(more) != 0 || reason != limit.Saturated {
 		t.Errorf("%d beside the 4 that are left", len(more))
 	}
-	inFlight[6]()
+	inFlight[6](limit.Ignored)
 	if more, _ := fill(l, event); len(more) != 1 {
 		t.Errorf("%d more after a release, want 1", len(more))
 	}
@@ -279,7 +296,7 @@ func TestReconfigure(t *testing.T) {
 	if set.Get(endpoint(100, 0, true)) == l {
 		t.Error("a removed limiter came back")
 	}
-	inFlight[7]() // still may
+	inFlight[7](limit.Success) // still may
 }
 
 // However many goroutines ask, there are never more in flight than may be.
@@ -292,7 +309,7 @@ func TestConcurrentUse(t *testing.T) {
 			for i := range 2000 {
 				l := set.Get(endpoint(6, 0, false))
 				kind := (i+g)%2 == 0
-				release, reason, _ := l.Acquire(kind)
+				done, reason, _ := l.Acquire(kind)
 				if reason != limit.None {
 					refused.Add(1)
 					continue
@@ -310,8 +327,11 @@ func TestConcurrentUse(t *testing.T) {
 					events.Add(-1)
 				}
 				inFlight.Add(-1)
-				l.Observe(i%10 != 0)
-				release()
+				if i%10 == 0 {
+					done(limit.Failure)
+				} else {
+					done(limit.Success)
+				}
 			}
 		})
 	}
@@ -326,11 +346,10 @@ func BenchmarkAcquire(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		l := set.Get(ep)
-		release, reason, _ := l.Acquire(event)
+		done, reason, _ := l.Acquire(event)
 		if reason != limit.None {
 			b.Fatal(reason)
 		}
-		l.Observe(true)
-		release()
+		done(limit.Success)
 	}
 }

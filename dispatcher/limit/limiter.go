@@ -10,11 +10,6 @@ import (
 	"backstop/streams/manifest"
 )
 
-// firstWindow is how many events an endpoint of which nothing is known may
-// have in flight: enough not to slow down a fast app noticeably (three
-// answers later it has 64), and little to lose on one that hangs.
-const firstWindow = 8
-
 // burst is how much of a second's attempts may begin at the same moment. Less
 // would refuse one of two events that happen to come together; more would let
 // a second see noticeably more than the limit.
@@ -53,11 +48,25 @@ type Limiter struct {
 	tokens *rate.Limiter // nil without a rate limit
 	events int           // in flight
 	calls  int           // in flight
-	window int           // at least 1, at most the ceiling
+	window window
 }
 
+// epoch is the moment that windows count their times from.
+var epoch = time.Now()
+
+// Result is what the window learns from an attempt.
+type Result uint8
+
+// The results.
+const (
+	Ignored  Result = iota // says nothing about what the app can take
+	Success                // a good answer, and how long it took
+	Failure                // no answer, or one that says that the app is out of order
+	PushBack               // the app says that it gets too much
+)
+
 func newLimiter(n numbers) *Limiter {
-	l := &Limiter{window: min(firstWindow, n.ceiling())}
+	l := &Limiter{window: newWindow(n.ceiling())}
 	l.apply(n)
 	return l
 }
@@ -82,19 +91,20 @@ func (l *Limiter) apply(n numbers) {
 		l.tokens.SetBurst(n.burst())
 	}
 	l.numbers = n
-	l.window = min(l.window, n.ceiling())
+	l.window.size = min(l.window.size, n.ceiling())
 }
 
 // Acquire asks whether an attempt may be made now: an event, or a call if call
-// is true. If it may, the reason is None and release has to be called when the
-// attempt is over; a second release does nothing. If it may not, release is
-// nil, and wait says how long until it makes sense to ask again; 0 means that
-// nobody knows, since it takes the end of an attempt in flight.
+// is true. If it may, the reason is None and done has to be called with the
+// attempt's result when it is over; a second call of done does nothing. If it
+// may not, done is nil, and wait says how long until it makes sense to ask
+// again; 0 means that nobody knows, since it takes the end of an attempt in
+// flight.
 //
 // Acquire holds events to the ceiling and leaves the window to whoever starts
 // them: a window that halves just after somebody looked at it would refuse
 // what was rightly started, and a refused event takes a detour.
-func (l *Limiter) Acquire(call bool) (release func(), reason Reason, wait time.Duration) {
+func (l *Limiter) Acquire(call bool) (done func(Result), reason Reason, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.events+l.calls >= l.concurrency || (!call && l.events >= l.ceiling()) {
@@ -106,20 +116,35 @@ func (l *Limiter) Acquire(call bool) (release func(), reason Reason, wait time.D
 			return nil, RateLimited, l.delay(now)
 		}
 	}
-	count := &l.events
-	if call {
-		count = &l.calls
+	count := &l.calls
+	if !call {
+		count = &l.events
+		l.window.began(l.events + 1)
 	}
 	*count++
-	released := false
-	return func() {
+	a, over := attempt{began: time.Since(epoch), load: l.events}, false
+	return func(r Result) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if !released {
-			released = true
+		if !over {
+			over = true
 			*count--
+			l.learn(r, a)
 		}
 	}, None, 0
+}
+
+// learn tells the window how an attempt ended. The lock is held.
+func (l *Limiter) learn(r Result, a attempt) {
+	switch r {
+	case Success:
+		l.window.succeeded(a, time.Since(epoch), l.events, l.ceiling())
+	case Failure:
+		l.window.failed()
+	case PushBack:
+		l.window.pushedBack(a, time.Since(epoch), l.events)
+	case Ignored:
+	}
 }
 
 // Window returns how many events may be in flight now, at least 1: as many as
@@ -127,19 +152,15 @@ func (l *Limiter) Acquire(call bool) (release func(), reason Reason, wait time.D
 func (l *Limiter) Window() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return max(min(l.window, l.concurrency-l.calls), 1)
+	return max(min(l.window.size, l.concurrency-l.calls), 1)
 }
 
-// Observe tells the window how an attempt ended. What says nothing about the
-// app's health is not observed.
-func (l *Limiter) Observe(success bool) {
+// StartSmall lets the window begin again with one event, and grow slowly: the
+// app was out of order, and is not to be flooded when it comes back.
+func (l *Limiter) StartSmall() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if success {
-		l.window = min(l.window+1, l.ceiling())
-	} else {
-		l.window = max(l.window/2, 1)
-	}
+	l.window.startSmall(time.Since(epoch), l.events)
 }
 
 // TokenDelay returns how long it takes until the rate limit lets another
