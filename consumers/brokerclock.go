@@ -64,12 +64,27 @@ func (c *brokerClock) gate(g *streams.Gate) *streams.Gate {
 	return &here
 }
 
-// set takes over what NATS answered to a question asked at the given time; the
-// answer is from somewhere between then and now.
+// set takes over what NATS answered to a question asked at the given time. The
+// answer was written at some moment between then and now, and says no more than
+// that it is at least as late there, and at most as much later as the question
+// took. What agrees with that stays: to take each answer's word made waits
+// shorter by as much as the next was slower (rig, seed 8144: 142 ms of 160).
 func (c *brokerClock) set(told, asked time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.told, c.at = told, asked.Add(time.Since(asked)/2)
+	now := time.Now()
+	took := now.Sub(asked)
+	latest := told.Add(took)
+	if c.told.IsZero() {
+		c.told, c.at = told.Add(took/2), now
+		return
+	}
+	switch is := c.told.Add(now.Sub(c.at)); {
+	case is.Before(told):
+		c.told, c.at = told, now
+	case is.After(latest):
+		c.told, c.at = latest, now
+	}
 }
 
 // follow asks every clockEvery until ctx ends. known is called, each time, when

@@ -34,6 +34,39 @@ func TestBrokerClock(t *testing.T) {
 	}
 }
 
+// An answer that was long under way says little, and doesn't move the clock; one
+// that can't be explained by its way does.
+func TestBrokerClockIsSteady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c brokerClock
+		c.set(time.Now(), time.Now())
+		ask := func(way, back, ahead time.Duration) {
+			asked := time.Now()
+			time.Sleep(way)
+			told := time.Now().Add(ahead)
+			time.Sleep(back)
+			c.set(told, asked)
+		}
+		for _, test := range []struct {
+			why              string
+			way, back, ahead time.Duration
+			want             time.Duration // ahead of this machine's
+		}{
+			{"a fast answer", time.Millisecond, time.Millisecond, 0, 0},
+			{"slow there", 2 * time.Second, 0, 0, 0},
+			{"slow back", 0, 2 * time.Second, 0, 0},
+			{"NATS's clock was set forward", time.Millisecond, time.Millisecond, time.Hour, time.Hour - time.Millisecond},
+			{"and a little more than the way explains", time.Millisecond, time.Millisecond, time.Hour + 5*time.Millisecond, time.Hour + 4*time.Millisecond},
+			{"and back", time.Millisecond, time.Millisecond, 0, time.Millisecond},
+		} {
+			ask(test.way, test.back, test.ahead)
+			if got := c.now().Sub(time.Now()); got != test.want {
+				t.Errorf("%s: it is ahead by %v, want %v", test.why, got, test.want)
+			}
+		}
+	})
+}
+
 // No time stays no time, and before NATS has answered the machine's clock has to do.
 func TestBrokerClockUnset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
