@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -162,7 +163,7 @@ func (p *processes) stop() error {
 
 // kill ends what is left. What it stored is not needed.
 func (p *processes) kill() {
-	for _, cmd := range append(p.serving, p.nodes...) {
+	for _, cmd := range slices.Concat(p.serving, p.nodes) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}
@@ -180,9 +181,9 @@ func (p *processes) resident() (bytes int64, err error) {
 	return bytes, nil
 }
 
-// cpu is the CPU time that the replicas have used, as Linux tells it.
+// cpu is the CPU time that the replicas and nodes have used, as Linux tells it.
 func (p *processes) cpu() (used time.Duration, err error) {
-	for _, cmd := range p.serving {
+	for _, cmd := range slices.Concat(p.serving, p.nodes) {
 		n, err := cpuTimeOf(cmd.Process.Pid)
 		if err != nil {
 			return 0, err

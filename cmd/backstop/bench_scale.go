@@ -34,9 +34,11 @@ func scaleCharts() map[string][]bench.Chart {
 		"sick": {
 			{Name: "sick-way", Title: "The healthy endpoints, 100 a second to them", XLabel: "% of all endpoints that hang", YLabel: "ms from publish to arrival", LogY: true},
 			{Name: "sick-rate", Title: "Deliveries to the healthy endpoints", XLabel: "% of all endpoints that hang", YLabel: "share of what it is with none"},
+			{Name: "sick-cpu", Title: "CPU for deliveries to the healthy endpoints", XLabel: "% of all endpoints that hang", YLabel: "CPU seconds for 1,000"},
 		},
 		"payload": {
 			{Name: "payload", Title: "Deliveries a second, next to a bare HTTP loop", XLabel: "bytes of payload", YLabel: "a second", LogX: true, LogY: true},
+			{Name: "payload-cpu", Title: "CPU for deliveries, broker included", XLabel: "bytes of payload", YLabel: "CPU seconds for 1,000", LogX: true, LogY: true},
 			{Name: "payload-way", Title: "From the publish to the arrival, 50 a second", XLabel: "bytes of payload", YLabel: "milliseconds", LogX: true, LogY: true},
 		},
 		"receivers": {
@@ -44,6 +46,7 @@ func scaleCharts() map[string][]bench.Chart {
 		},
 		"replicas": {
 			{Name: "replicas", Title: "Deliveries, on one machine of two cores", XLabel: "replicas of serve", YLabel: "share of a bare HTTP loop"},
+			{Name: "replicas-cpu", Title: "CPU for deliveries, all replicas and nodes", XLabel: "replicas of serve", YLabel: "CPU seconds for 1,000"},
 		},
 	}
 }
@@ -150,7 +153,12 @@ func (r *benchRun) manyEndpoints(ctx context.Context, n int) error {
 		return err
 	}
 	return r.apart(ctx, l, func(ctx context.Context, t bench.Target, p *processes) error {
+		used, err := p.cpu()
+		if err != nil {
+			return err
+		}
 		r.point("times", "start, until it consumes", x, p.started.Seconds())
+		r.point("times", "start, CPU of it", x, used.Seconds())
 		pause(ctx, 2*time.Second) // what starting left to do
 		before, err := p.cpu()
 		if err != nil {
@@ -178,6 +186,25 @@ func (r *benchRun) manyEndpoints(ctx context.Context, n int) error {
 	})
 }
 
+// throughputOf is bench.Throughput with the CPU that all processes took for
+// 1,000 deliveries, which says more than the rate on a machine with other work.
+func (r *benchRun) throughputOf(ctx context.Context, t bench.Target, p *processes, to []streams.EndpointID, load bench.Load) (perSecond, cpuPer1000 float64, err error) {
+	before, err := p.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	rate, err := bench.Throughput(ctx, t, r.receiver, to, load, r.span)
+	if err != nil {
+		return 0, 0, err
+	}
+	after, err := p.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	tally, err := r.receiver.Tally(ctx, false)
+	return rate.PerSecond, (after - before).Seconds() / float64(max(tally.Count, 1)) * 1000, err
+}
+
 // sick measures the healthy endpoints beside more and more that hang and get
 // as many events as all the healthy ones together. The shares are measured in
 // turns, each round against its own quiet one.
@@ -187,7 +214,7 @@ func (r *benchRun) sick(ctx context.Context) error {
 		var quiet float64
 		for _, hangingOnes := range []int{0, 4, 10, 30, 90} {
 			share := math.Round(100 * float64(hangingOnes) / float64(hangingOnes+healthyOnes))
-			err := r.apart(ctx, layout{sync: "1s", replicas: 1}, func(ctx context.Context, t bench.Target, _ *processes) error {
+			err := r.apart(ctx, layout{sync: "1s", replicas: 1}, func(ctx context.Context, t bench.Target, p *processes) error {
 				healthy, err := r.spread(ctx, t, "ok", r.receiver.OK(), healthyOnes, 1)
 				if err != nil {
 					return err
@@ -205,14 +232,15 @@ func (r *benchRun) sick(ctx context.Context) error {
 				}
 				r.point("sick-way", "p50", share, ms(tally.P50))
 				r.point("sick-way", "p99", share, ms(tally.P99))
-				rate, err := bench.Throughput(ctx, t, r.receiver, healthy, bench.Load{}, r.span)
+				perSecond, cpu, err := r.throughputOf(ctx, t, p, healthy, bench.Load{})
 				if err != nil {
 					return err
 				}
 				if hangingOnes == 0 {
-					quiet = rate.PerSecond
+					quiet = perSecond
 				}
-				r.point("sick-rate", "deliveries", share, rate.PerSecond/quiet)
+				r.point("sick-rate", "deliveries", share, perSecond/quiet)
+				r.point("sick-cpu", "serve, broker included", share, cpu)
 				return nil
 			})
 			if err != nil {
@@ -242,7 +270,7 @@ func (r *benchRun) payload(ctx context.Context) error {
 	for range r.rounds {
 		for _, size := range []int{100, 1 << 10, 16 << 10, 64 << 10, 256 << 10} {
 			load, x := bench.Load{Size: size}, float64(size)
-			err := r.apart(ctx, layout{sync: "1s", replicas: 1}, func(ctx context.Context, t bench.Target, _ *processes) error {
+			err := r.apart(ctx, layout{sync: "1s", replicas: 1}, func(ctx context.Context, t bench.Target, p *processes) error {
 				to, err := r.spread(ctx, t, "app", r.receiver.OK(), 8, 8)
 				if err != nil {
 					return err
@@ -255,11 +283,12 @@ func (r *benchRun) payload(ctx context.Context) error {
 				r.point("payload-way", "p99", x, ms(tally.P99))
 				bare := bench.Bare(ctx, r.receiver.OK()+"/bare", r.workers, size, r.span)
 				r.point("payload", "bare HTTP loop", x, bare.PerSecond)
-				rate, err := bench.Throughput(ctx, t, r.receiver, to, load, r.span)
+				perSecond, cpu, err := r.throughputOf(ctx, t, p, to, load)
 				if err != nil {
 					return err
 				}
-				r.point("payload", "Backstop, sync 1s", x, rate.PerSecond)
+				r.point("payload", "Backstop, sync 1s", x, perSecond)
+				r.point("payload-cpu", "serve, broker included", x, cpu)
 				return nil
 			})
 			if err != nil {
@@ -313,17 +342,18 @@ func (r *benchRun) replicas(ctx context.Context) error {
 		} {
 			for replicas := 1; replicas <= 3; replicas++ {
 				s.l.replicas = replicas
-				err := r.apart(ctx, s.l, func(ctx context.Context, t bench.Target, _ *processes) error {
+				err := r.apart(ctx, s.l, func(ctx context.Context, t bench.Target, p *processes) error {
 					to, err := r.spread(ctx, t, "app", r.receiver.OK(), 8, 8)
 					if err != nil {
 						return err
 					}
 					bare := bench.Bare(ctx, r.receiver.OK()+"/bare", r.workers, 0, r.span)
-					rate, err := bench.Throughput(ctx, t, r.receiver, to, bench.Load{}, r.span)
+					perSecond, cpu, err := r.throughputOf(ctx, t, p, to, bench.Load{})
 					if err != nil {
 						return err
 					}
-					r.point("replicas", s.series, float64(replicas), rate.PerSecond/bare.PerSecond)
+					r.point("replicas", s.series, float64(replicas), perSecond/bare.PerSecond)
+					r.point("replicas-cpu", s.series, float64(replicas), cpu)
 					return nil
 				})
 				if err != nil {
