@@ -18,6 +18,7 @@ FUZZTIME ?= 20s
 BENCH    ?= .
 COUNT    ?= 6
 SPAN     ?= 5s
+LONG     ?= 1h
 VULNDB   ?= ../shared/vulndb.tgz
 # What "check" runs under the race detector: all that doesn't start processes,
 # which "race" covers as well.
@@ -49,6 +50,11 @@ e2e: ## the slow tests: whole processes, killed and restarted (build tag e2e, na
 .PHONY: faults
 faults: ## whole processes, killed at named points and in every other way, and the books checked (FAULTS_SEED, FAULTS_RUNS, FAULTS_PARALLEL)
 	$(GO) test -tags e2e -run '^TestFaults$$' -count 1 -v -timeout 12h -parallel 16 ./cmd/backstop/ledger
+
+# The seed, the samples and what to make of them: docs/reliability.md.
+.PHONY: longrun
+longrun: ## LONG (1h) of traffic with faults on two replicas, memory and descriptors watched (LONG_SAMPLES=FILE.csv)
+	LONG=$(LONG) $(GO) test -tags e2e -run '^TestLong$$' -count 1 -v -timeout 25h ./cmd/backstop/ledger
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s) each

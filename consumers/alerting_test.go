@@ -85,6 +85,7 @@ func (b *bundle) awaitCleared(key streams.AlertKey) {
 // Each of the four is raised by the real thing, stays raised across a restart
 // without being told again, and is cleared.
 func TestAlertsAreRaisedAndClearedOnce(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	c := &clock{}
 	broken := newApp(b, always(422))
@@ -179,6 +180,7 @@ func TestAlertsAreAnnouncedAfterACrash(t *testing.T) {
 // An app that declares platformNotice gets notices as events, and none about
 // itself.
 func TestNoticesAreForwarded(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	chat := newApp(b, always(401)) // which makes a notice of each attempt
 	p := b.start("r1")

@@ -14,6 +14,7 @@ import (
 // TestPullsOnThreeServersGetWhatTheyAskFor: one by one, each message comes at
 // its first delivery. With a limit of bytes none came: see appetite.
 func TestPullsOnThreeServersGetWhatTheyAskFor(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	js, err := jetstream.New(natstest.Cluster(t, 3).Conn())

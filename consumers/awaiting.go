@@ -31,7 +31,7 @@ const (
 // that is on record before the event is acknowledged.
 func (p *Pipeline) delivered(d *delivery, policy manifest.CallbackPolicy) {
 	if policy.Demanded() {
-		due := time.Now().Add(policy.Within)
+		due := p.clock.now().Add(policy.Within)
 		stored := p.retryStore("a callback to wait for", d.event.EndpointID, func(ctx context.Context) error {
 			return p.callbacks.Await(ctx, d.event, due, policy.Retry)
 		})
@@ -68,7 +68,7 @@ func (a *awaiting) run(ctx context.Context) {
 	defer watching.Wait()
 	watching.Go(func() { _ = a.p.callbacks.Watch(ctx, a.p.log, a.note) })
 	for ctx.Err() == nil {
-		a.look(ctx, time.Now())
+		a.look(ctx, a.p.clock.now())
 		sleep(ctx, awaitEvery)
 	}
 }
@@ -139,14 +139,16 @@ func (a *awaiting) handle(ctx context.Context, key streams.CallbackKey, now time
 		}
 		killpoint.Here(killpoint.RedeliveryStored)
 	}
+	if missing {
+		if err := a.tell(ctx, key, entry, again); err != nil {
+			return err
+		}
+	}
 	switch err := a.p.callbacks.Forget(ctx, key, revision); {
 	case errors.Is(err, bucket.ErrConflict):
 		return nil // the callback came at last, or the event was delivered again already
 	case err != nil:
 		return err
-	}
-	if missing {
-		a.tell(key, entry, again)
 	}
 	return nil
 }
@@ -163,13 +165,16 @@ func (a *awaiting) mayHelp(key streams.CallbackKey, entry streams.Awaited, now t
 	return declared != nil && now.Sub(entry.PublishedAt) < declared.config.MaxAge
 }
 
-func (a *awaiting) tell(key streams.CallbackKey, entry streams.Awaited, again bool) {
+// tell makes the notice before the entry is removed: whoever does it again after
+// a crash makes the same, which NOTICES takes once.
+func (a *awaiting) tell(ctx context.Context, key streams.CallbackKey, entry streams.Awaited, again bool) error {
 	id, _ := key.Split()
 	what := "it is not delivered again"
 	if again {
 		what = "it is delivered again"
 	}
-	a.p.notices.add(streams.NoticeCallbackMissing, id,
+	return a.p.notices.addStored(ctx, noticeKey{kind: streams.NoticeCallbackMissing, id: id},
 		fmt.Sprintf("%s did not call back in time after event %s; %s", id, entry.ID, what),
-		map[string]any{"id": entry.ID, "due": entry.Due, "redelivered": again, "redeliveries": entry.Redeliveries})
+		map[string]any{"id": entry.ID, "due": entry.Due, "redelivered": again, "redeliveries": entry.Redeliveries},
+		fmt.Sprintf("%s.%s.%d", streams.NoticeCallbackMissing, key, entry.Redeliveries))
 }

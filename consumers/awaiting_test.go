@@ -88,6 +88,7 @@ func (o *office) entry(r request) (streams.Awaited, bool) {
 }
 
 func TestMissingCallbackIsNoticed(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	quiz := newApp(o.bundle, always(202))
 	o.start("r1")
@@ -111,6 +112,7 @@ func TestMissingCallbackIsNoticed(t *testing.T) {
 // A callback in time, be it after the delivery was settled or before: no
 // notice. The event of another app, published later, shows that its time is over.
 func TestCallbackInTime(t *testing.T) {
+	t.Parallel()
 	for name, during := range map[string]bool{"after its entry": false, "before its entry": true} {
 		t.Run(name, func(t *testing.T) {
 			o := newOffice(t)
@@ -209,6 +211,7 @@ func TestMissingCallbackIsRetried(t *testing.T) {
 
 // A callback between two deliveries ends them.
 func TestCallbackEndsRetries(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	first := make(chan http.Header, 1)
 	quiz := newApp(o.bundle, func(r *http.Request) (int, http.Header, string) {
@@ -238,6 +241,7 @@ func TestCallbackEndsRetries(t *testing.T) {
 // A replica that died between parking the event and removing its entry: the
 // next one does both again, and the app gets the event once more and not twice.
 func TestRetryAfterACrash(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	quiz := newApp(o.bundle, func(r *http.Request) (int, http.Header, string) {
 		o.callBack(r.Header)
@@ -263,8 +267,59 @@ func TestRetryAfterACrash(t *testing.T) {
 	}
 }
 
+// The notice is stored before the entry is forgotten; a replica that died in
+// between leaves the next one to do both, and nobody is told twice.
+func TestMissingCallbackIsNoticedAfterACrash(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	quiz := newApp(o.bundle, always(202))
+	o.apply("quiz", quiz.URL, demanding(false), "report")
+	event := streams.Event{ID: "id-1", Origin: "o-1", EndpointID: endpoint("report", "quiz"), Payload: []byte(`{}`), PublishedAt: time.Now()}
+	overdue := func() { o.must(o.callbacks.Await(o.ctx, event, time.Now().Add(-time.Second), false)) }
+	there := func() bool {
+		_, revision, err := o.callbacks.Get(o.ctx, event.CallbackKey())
+		o.must(err)
+		return revision != 0
+	}
+	o.must(o.js.DeleteStream(o.ctx, streams.NoticeStream)) // no notice can be stored
+	overdue()
+	tried := make(chan struct{}, 100)
+	sub, err := o.nc.Subscribe("notices.callback_missing", func(*nats.Msg) {
+		select {
+		case tried <- struct{}{}:
+		default:
+		}
+	})
+	o.must(err)
+	defer func() { _ = sub.Unsubscribe() }()
+	first := o.start("r1")
+	for range 2 { // the second time says that the first one failed
+		select {
+		case <-tried:
+		case <-o.patience.Done():
+			t.Fatal("it is not tried again")
+		}
+	}
+	if !there() {
+		t.Fatal("the entry is gone, and nobody was told")
+	}
+	o.must(o.topology.Ensure(o.ctx))
+	o.eventually("the entry to go", func() bool { return !there() })
+	o.must(first.stop())
+	if n := o.bundle.notices(streams.NoticeCallbackMissing); n != 1 {
+		t.Fatalf("%d notices, want one", n)
+	}
+	overdue() // as if it had died before it could remove the entry
+	o.start("r2")
+	o.eventually("the entry to go again", func() bool { return !there() })
+	if n := o.bundle.notices(streams.NoticeCallbackMissing); n != 1 {
+		t.Errorf("%d notices of one missing callback", n)
+	}
+}
+
 // An event that would only become a dead letter is not delivered again.
 func TestRetryThatCannotHelp(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	quiz := newApp(o.bundle, always(202))
 	hook := demanding(true)
@@ -289,6 +344,7 @@ func TestRetryThatCannotHelp(t *testing.T) {
 // What can't be stored is not acknowledged: an event is delivered again rather
 // than its callback forgotten. What nobody can mean is left alone.
 func TestEntriesOfStrangers(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	kv, err := o.js.KeyValue(o.ctx, streams.CallbacksBucket)
 	o.must(err)

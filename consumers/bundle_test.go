@@ -45,6 +45,9 @@ type bundle struct {
 	publisher *streams.Publisher
 	letters   *streams.DeadLetters
 
+	// tell hears of each replica's breakers, if it is set before they start.
+	tell func(replica string, c breaker.Change)
+
 	mu      sync.Mutex
 	outcome []dispatcher.Outcome // of every attempt, in order of completion
 }
@@ -53,7 +56,7 @@ func setup(t *testing.T, opts ...natstest.Option) *bundle {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
-	patience, stop := context.WithTimeout(ctx, 60*time.Second)
+	patience, stop := context.WithTimeout(ctx, 2*time.Minute)
 	t.Cleanup(stop)
 	b := &bundle{T: t, ctx: ctx, patience: patience, srv: natstest.Start(t, opts...)}
 	b.nc = b.srv.Conn()
@@ -89,8 +92,13 @@ func (b *bundle) start(name string, change ...func(*consumers.Config)) *pipeline
 	b.Helper()
 	ctx, cancel := context.WithCancel(b.ctx)
 	transitions := consumers.NewTransitions()
-	breakers, limits := breaker.NewSet(transitions.Push), limit.NewSet()
-	poster := dispatcher.NewPoster(dispatcher.PosterConfig{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "Backstop/test"})
+	breakers, limits := breaker.NewSet(func(c breaker.Change) {
+		if b.tell != nil {
+			b.tell(name, c)
+		}
+		transitions.Push(c)
+	}), limit.NewSet()
+	poster := dispatcher.NewPoster(dispatcher.PosterConfig{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "Backstop/" + name})
 	cfg := consumers.Config{
 		JetStream: b.js, Calls: b.srv.Conn(), Topology: b.topology, Breakers: breakers, Limits: limits, Transitions: transitions,
 		Deliver: dispatcher.Chain(poster.Post,
@@ -103,7 +111,7 @@ func (b *bundle) start(name string, change ...func(*consumers.Config)) *pipeline
 			dispatcher.Sign(func(string) []string { return []string{"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"} }),
 		),
 		Manifests: b.manifests, Defaults: manifest.BuiltinDefaults(), Replica: name,
-		Log: slog.New(slog.NewTextHandler(b.Output(), nil)), Drain: 5 * time.Second,
+		Log: slog.New(slog.NewTextHandler(b.Output(), nil)).With("replica", name), Drain: 5 * time.Second,
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -276,6 +284,13 @@ func (a *app) received() []request {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return append([]request(nil), a.requests...)
+}
+
+// forget clears the record.
+func (a *app) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.requests = nil
 }
 
 // byID counts requests by X-Request-ID.

@@ -97,6 +97,13 @@ func (p *Pipeline) ask(ctx context.Context, e *endpoint, config manifest.Endpoin
 	if c.orphan {
 		refuse = dispatcher.ReasonLocal
 	}
+	if d := e.declared.Load(); refuse == "" && d != nil {
+		if done, may := p.probes.try(ctx, e, d.breaker); may {
+			defer done()
+		} else {
+			refuse = dispatcher.ReasonCircuitOpen
+		}
+	}
 	return p.answer(ctx, dispatcher.Call{
 		Event: streams.Event{
 			ID: c.id, Origin: "call-" + nuid.Next(), EndpointID: e.id, Payload: c.payload, PublishedAt: c.received,

@@ -31,6 +31,8 @@ type endpoint struct {
 	lastTripped time.Time
 	// pausedUntil is until when the app asked to be left alone (429).
 	pausedUntil time.Time
+	// yieldsUntil is until when another replica is left to probe the endpoint.
+	yieldsUntil time.Time
 }
 
 // declaration is the endpoint as its manifest declares it, with the state that
@@ -88,7 +90,7 @@ func (e *endpoint) setGate(g *streams.Gate, now time.Time) {
 	if trips(e.gate) || trips(g) {
 		e.lastTripped = now
 	}
-	e.gate = g
+	e.gate, e.yieldsUntil = g, time.Time{}
 	e.mu.Unlock()
 	if d := e.declared.Load(); d != nil {
 		switch {
@@ -127,7 +129,8 @@ func (e *endpoint) applyGate() {
 			d.breaker.Trip(time.Time{}, breaker.CauseOperator)
 		}
 	case streams.GateOpen:
-		if state == breaker.Closed {
+		// Half-open here and open there: another replica has probed, in vain.
+		if state == breaker.Closed || state == breaker.HalfOpen && e.gate.Until.After(time.Now()) {
 			d.breaker.Trip(e.gate.Until, breaker.CauseRemote)
 		}
 	case streams.GateHalfOpen:
@@ -145,6 +148,20 @@ func (e *endpoint) pause(until time.Time) {
 	}
 	e.mu.Unlock()
 	e.wake()
+}
+
+// yield leaves it to another replica to probe the endpoint until the given time,
+// or until the bucket tells what came of it.
+func (e *endpoint) yield(until time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.yieldsUntil = until
+}
+
+func (e *endpoint) yields(now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.yieldsUntil.After(now)
 }
 
 // blocked tells whether attempts make sense now, and if not, from when on they

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
@@ -20,7 +19,7 @@ import (
 // the same endpoint is one event.
 func (p *Pipeline) Enqueue(ctx context.Context, e streams.Event) error {
 	e.Origin = "call-" + nuid.Next()
-	e.PublishedAt = time.Now()
+	e.PublishedAt = p.clock.now()
 	return p.enqueue(ctx, e)
 }
 

@@ -32,6 +32,7 @@ func rollupsBucket(t *testing.T) (jetstream.JetStream, jetstream.KeyValue) {
 // Three replicas that all believe to hold the lease, as after a pause of the
 // whole process, do no harm: each batch has one winner.
 func TestFoldersThatRunAtOnceCountOnce(t *testing.T) {
+	t.Parallel()
 	js, kv := rollupsBucket(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -83,7 +83,9 @@ func (f *forwarder) forward(ctx context.Context) error {
 				_ = msg.NakWithDelay(time.Second)
 				return
 			}
-			_ = msg.DoubleAck(ctx)
+			if err := msg.DoubleAck(ctx); err != nil {
+				_ = msg.Ack() // a shutdown: the next replica need not wait for the ack wait
+			}
 		})
 		if err := errors.Join(err, failed); err != nil {
 			return err

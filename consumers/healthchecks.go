@@ -370,7 +370,7 @@ func (h *healthChecks) endWaits(ctx context.Context, app string) {
 	ids := h.waiting(app, time.Now())
 	h.mu.Unlock()
 	for _, id := range ids {
-		changed, err := h.p.gates.Hasten(ctx, id, time.Now(), "the app passes its health check again", h.p.cfg.Replica)
+		changed, err := h.p.gates.Hasten(ctx, id, h.p.clock.now(), "the app passes its health check again", h.p.cfg.Replica)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			h.p.log.Warn("the wait of a breaker could not be ended early; it ends by itself", "endpoint", id.String(), "error", err)

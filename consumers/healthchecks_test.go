@@ -89,6 +89,7 @@ func (c *tally) count(result streams.HealthState) {
 
 // TestHealthOfAnApp is the life of an app, as its health checks see it.
 func TestHealthOfAnApp(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	fine := byPath(map[string]string{"/health": `{"status":"ok"}`, "/metrics": "# TYPE up gauge\nup 1\n"})
 	quiz := newApp(b, fine)
@@ -165,6 +166,7 @@ func garbage(b *bundle) string {
 // TestHealthOfDifficultApps: each is reported for what it is, and none keeps
 // another from being checked.
 func TestHealthOfDifficultApps(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	later := func(d time.Duration) func(*http.Request) (int, http.Header, string) {
 		return func(r *http.Request) (int, http.Header, string) {
@@ -211,6 +213,7 @@ func TestHealthOfDifficultApps(t *testing.T) {
 // TestGuardedHealthURL: an address that webhooks may not reach is not checked
 // either, and the operator is told why.
 func TestGuardedHealthURL(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	inside := newApp(b, always(200))
 	b.apply("inside", inside.URL, nil, "analytics")
@@ -227,6 +230,7 @@ func TestGuardedHealthURL(t *testing.T) {
 // TestOneReplicaChecks, and when it is gone without a word, another one does,
 // and goes on from what the first has found out.
 func TestOneReplicaChecks(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, always(200))
 	b.apply("quiz", quiz.URL, nil, "analytics")
@@ -273,6 +277,7 @@ func TestOneReplicaChecks(t *testing.T) {
 // stored before the interval is over; what others left in the bucket is put
 // right.
 func TestHealthIsWrittenWhenItIsNews(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	kv, err := b.js.KeyValue(b.ctx, streams.HealthBucket)
 	b.must(err)
@@ -334,6 +339,7 @@ func (i *insight) open(id streams.EndpointID) (open bool) {
 // paused; the app is healthy again, and on every replica the wait is over. What
 // a person has opened stays open.
 func TestHealthEndsAWaitEarly(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, always(500))
 	b.apply("quiz", quiz.URL, fragile(3_600_000), "analytics", "report")

@@ -15,6 +15,7 @@ import (
 // TestALeaseIsTakenOver: the task of a replica that is gone without a word is
 // another's within 15 s, and not before the first one can have noticed.
 func TestALeaseIsTakenOver(t *testing.T) {
+	t.Parallel()
 	srv := natstest.Start(t)
 	js := srv.JetStream()
 	ctx, cancel := context.WithCancel(t.Context())

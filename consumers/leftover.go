@@ -26,7 +26,7 @@ type leftover struct {
 // again removes the durable if there is a leftover, so that the next, which
 // begins at the lane's beginning, hands it out again. That it was settled is
 // likely, and then this is one of the repetitions that a killed server costs.
-func (l *ownLane) again(ctx context.Context, info *jetstream.ConsumerInfo) error {
+func (l *ownLane) again(ctx context.Context, cons jetstream.Consumer, info *jetstream.ConsumerInfo) error {
 	if time.Since(l.leftover.looked) < leftoverEvery {
 		return nil
 	}
@@ -52,7 +52,7 @@ func (l *ownLane) again(ctx context.Context, info *jetstream.ConsumerInfo) error
 	l.leftover.sequence = 0
 	l.p.log.Warn("own lane: an event was acknowledged and is still there, as after the NATS server was killed; it is handed out again",
 		"endpoint", l.e.id.String(), "sequence", first.Sequence)
-	if err := l.remove(ctx); err != nil {
+	if removed, err := l.removeEmpty(ctx, cons); !removed || err != nil {
 		return err
 	}
 	return errAgain

@@ -90,6 +90,41 @@ func (n *notices) addAudited(key noticeKey, message string, details, audit map[s
 	}
 }
 
+// addStored is add for what must be known before what it is about may be
+// forgotten: a notice that is due is stored when it returns nil, once for its
+// message id. One that is counted for the next is not, as its endpoint was
+// noticed a moment ago; a crash loses it from the count.
+func (n *notices) addStored(ctx context.Context, key noticeKey, message string, details map[string]any, id string) error {
+	n.mu.Lock()
+	c := n.counts[key]
+	if c == nil {
+		c = &noticeCount{}
+		n.counts[key] = c
+	}
+	before, now := c.sent, time.Now()
+	if now.Sub(before) < noticeEvery {
+		c.count++
+		c.message, c.details = message, details
+		n.mu.Unlock()
+		return nil
+	}
+	c.sent = now // others that come meanwhile are counted
+	n.mu.Unlock()
+	with := map[string]any{"count": 1}
+	maps.Copy(with, details)
+	notice := streams.Notice{Kind: key.kind, App: key.id.App, Capability: key.id.Capability, Time: now, Message: message, Details: with}
+	msg, err := notice.Msg()
+	if err == nil {
+		_, err = n.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id))
+	}
+	if err != nil {
+		n.mu.Lock()
+		c.sent = before
+		n.mu.Unlock()
+	}
+	return err
+}
+
 // flush sends what was counted. The lock is held.
 func (n *notices) flush(key noticeKey, c *noticeCount, now time.Time) {
 	details := map[string]any{"count": c.count}

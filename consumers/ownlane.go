@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/dispatcher/breaker"
@@ -24,7 +25,10 @@ type ownLane struct {
 	p *Pipeline
 	e *endpoint
 	// paused is until when this process has paused the durable.
-	paused   time.Time
+	paused time.Time
+	// idle says that the lane was seen to be empty, so that there is nothing
+	// yet to claim a half-open endpoint for.
+	idle     bool
 	appetite appetite
 	leftover leftover
 }
@@ -38,6 +42,10 @@ func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint6
 		empty, err := l.work(ctx)
 		switch {
 		case errors.Is(err, errAgain):
+		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
+			// Another replica found the lane empty. If it still is, it goes for
+			// good with the next look.
+			sleep(ctx, pullRetry)
 		case err != nil && ctx.Err() == nil:
 			l.p.log.Warn("own lane: can't work, trying again", "endpoint", l.e.id.String(), "error", err)
 			sleep(ctx, pullRetry)
@@ -53,7 +61,7 @@ func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 	until, blocked := l.e.blocked(time.Now())
 	until = pauseEnd(until, blocked)
 	killpoint.Here(killpoint.LaneMaking)
-	cons, err := l.p.js.CreateOrUpdateConsumer(ctx, streams.LaneStream, l.e.id.LaneConfig(until))
+	cons, err := l.p.js.CreateOrUpdateConsumer(ctx, streams.LaneStream, l.e.id.LaneConfig(l.p.clock.theirs(until)))
 	if err != nil {
 		return false, l.mend(ctx, err)
 	}
@@ -74,10 +82,17 @@ func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 			continue
 		}
 		pulled, err := pullOnce(ctx, cons, l.batch(), lanePull, l.receive)
+		if errors.Is(err, nats.ErrNoResponders) {
+			// Of JetStream, or of this durable alone? Only the first is trouble.
+			if _, missing := cons.Info(ctx); errors.Is(missing, jetstream.ErrConsumerNotFound) {
+				return false, missing
+			}
+		}
 		if err != nil {
 			return false, err
 		}
 		if pulled > 0 {
+			l.idle = false
 			continue
 		}
 		if empty, err := l.look(ctx, cons); empty || err != nil {
@@ -112,7 +127,7 @@ func (l *ownLane) mayPull(ctx context.Context) (time.Duration, error) {
 		}
 		end := pauseEnd(until, true)
 		if !end.Equal(l.paused) {
-			if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer(), end); err != nil {
+			if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer(), l.p.clock.theirs(end)); err != nil {
 				return 0, err
 			}
 			l.paused = end
@@ -125,6 +140,9 @@ func (l *ownLane) mayPull(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	l.paused = time.Time{}
+	if !l.idle && !l.p.probes.claim(ctx, l.e) {
+		return probeAgain, nil // another replica probes; what is pulled would only be put back
+	}
 	if l.e.box.free() <= 0 {
 		return time.Hour, nil // until a run ends
 	}
@@ -176,7 +194,7 @@ func (l *ownLane) receive(msg jetstream.Msg) {
 		// again, and need not wait for a moment when nothing is in flight.
 		l.e.box.divert(false)
 	}
-	if early := time.Until(d.event.NotBefore); early > 0 {
+	if early := d.event.NotBefore.Sub(l.p.clock.now()); early > 0 {
 		d.putBack(early)
 		return
 	}
@@ -192,6 +210,7 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	if err != nil {
 		return false, err
 	}
+	l.idle = info.NumPending == 0 && info.NumAckPending == 0
 	if info.NumPending > 0 {
 		return false, nil
 	}
@@ -202,12 +221,50 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 		return false, nil
 	}
 	if l.e.box.isDiverted() {
-		return false, l.again(ctx, info)
+		return false, l.again(ctx, cons, info)
 	}
 	killpoint.Here(killpoint.LaneEmpty)
-	err = l.remove(ctx)
+	empty, err = l.removeEmpty(ctx, cons)
 	killpoint.Here(killpoint.LaneRemoved)
+	return empty, err
+}
+
+// removalPause is how long a lane hands nothing out while it is being removed:
+// ample for the few requests that takes, and not long for events that wait if
+// whoever removes it dies in between.
+const removalPause = 5 * time.Second
+
+// removeEmpty removes the durable if nothing waits in the lane and nobody has
+// anything of it in hand. It is paused first: between a look and a removal
+// another replica parked and pulled an event, whose attempt was made once more
+// by the durable that followed (long run, seed 1795613589).
+func (l *ownLane) removeEmpty(ctx context.Context, cons jetstream.Consumer) (removed bool, err error) {
+	name, until := l.e.id.LaneConsumer(), time.Now().Add(removalPause)
+	if _, err := l.p.js.PauseConsumer(ctx, streams.LaneStream, name, l.p.clock.theirs(until)); err != nil {
+		return gone(err)
+	}
+	info, err := cons.Info(ctx)
+	for err == nil && !info.Paused && time.Now().Before(until) && ctx.Err() == nil {
+		sleep(ctx, 10*time.Millisecond) // on three servers, until its leader knows
+		info, err = cons.Info(ctx)
+	}
+	switch {
+	case err != nil:
+		return gone(err)
+	case info.NumPending > 0 || info.NumAckPending > 0:
+		_, err := l.p.js.ResumeConsumer(ctx, streams.LaneStream, name)
+		return false, err
+	}
+	err = l.remove(ctx)
 	return err == nil, err
+}
+
+// gone tells whether an error says that the durable has been removed already.
+func gone(err error) (bool, error) {
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 // cannotMake is JetStream's code for a consumer that it fails to make or update.
@@ -225,9 +282,6 @@ func (l *ownLane) mend(ctx context.Context, err error) error {
 }
 
 func (l *ownLane) remove(ctx context.Context) error {
-	err := l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return nil
-	}
+	_, err := gone(l.p.js.DeleteConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer()))
 	return err
 }

@@ -110,8 +110,10 @@ type Pipeline struct {
 	capabilities *capabilities
 	lanes        *lanes
 	laneHolds    *holds
+	probes       *probes
 	parker       *parker
 	spiller      *spiller
+	clock        brokerClock
 	notices      *notices
 	folder       *folder
 	rollups      *Rollups
@@ -184,6 +186,7 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	p.fleet = newFleet(cfg, p.attempt, &p.busy)
 	p.capabilities = newCapabilities(p)
 	p.lanes = newLanes(p)
+	p.probes = newProbes(p)
 	p.health = newHealthChecks(p, cfg.Health, streams.NewHealths(healths))
 	p.spiller = newSpiller(func(e *endpoint, d *delivery) { p.aside(func() { p.park(e, d) }) })
 	return p, nil
@@ -218,7 +221,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	var follow, pull, after sync.WaitGroup
 
 	// What the lanes rely on is loaded before they start.
-	gates, manifests := make(chan struct{}), make(chan struct{})
+	clock, gates, manifests := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	follow.Go(func() { p.clock.follow(ctx, p.js, sync.OnceFunc(func() { close(clock) })) })
+	waitAll(ctx, clock) // which gates are read by
 	follow.Go(func() { _ = p.followGates(ctx, func() { close(gates) }) })
 	follow.Go(func() { _ = p.rollups.Run(ctx) })
 	follow.Go(func() { p.followManifests(ctx, sync.OnceFunc(func() { close(manifests) })) })

@@ -166,6 +166,7 @@ func TestBroadcastReachesEveryAsyncApp(t *testing.T) {
 }
 
 func TestExpiredEventsAreNotDelivered(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, always(200))
 	b.apply("quiz", quiz.URL, map[string]any{"maxAge": 1000}, "analytics")
@@ -183,6 +184,7 @@ func TestExpiredEventsAreNotDelivered(t *testing.T) {
 }
 
 func TestBackoffGrowsAndHonoursRetryAfter(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	exponential, polite := newApp(b, always(500)), newApp(b, func(*http.Request) (int, http.Header, string) {
 		return 503, http.Header{"Retry-After": {"1"}}, ""
@@ -207,6 +209,7 @@ func TestBackoffGrowsAndHonoursRetryAfter(t *testing.T) {
 }
 
 func TestManifestTakesEffectWithoutRestart(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	first, second := newApp(b, always(200)), newApp(b, always(200))
 	b.start("r1")
@@ -233,6 +236,7 @@ func TestManifestTakesEffectWithoutRestart(t *testing.T) {
 }
 
 func TestMaxDeliverAdvisoriesBecomeDeadLetters(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, always(200))
 	b.apply("quiz", quiz.URL, quick, "analytics")

@@ -57,6 +57,7 @@ func attempts(n uint64) func(rollup.Overview) bool {
 // The receivers' own records are the truth that the rollups are held against,
 // at two replicas and after both were replaced.
 func TestRollupsAgreeWithTheReceivers(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	var n atomic.Int64
 	good := newApp(b, always(200))
@@ -154,6 +155,7 @@ func (b *bundle) log(n int, change func(int, *streams.Attempt)) {
 // Replicas come and go in the middle of it, the broker too; nothing is lost and
 // nothing counts twice.
 func TestRollupsAreExactAcrossTakeovers(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	const rounds, each = 4, 500
 	var durations []float64
@@ -213,6 +215,7 @@ func (b *bundle) searchedAll(n uint64) map[string][]streams.Attempt {
 
 // What somebody did to the streams by hand stops nothing.
 func TestRollupsSurviveInterference(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	p := b.start("r1")
 	b.log(10, nil)

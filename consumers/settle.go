@@ -20,7 +20,7 @@ func (p *Pipeline) attempt(e *endpoint, d *delivery) {
 		return
 	}
 	config := declared.config
-	switch now := time.Now(); {
+	switch now := p.clock.now(); {
 	case e.disabled.Load():
 		p.bury(d, streams.EndpointDisabled, "the endpoint is disabled", 0)
 		return
@@ -28,10 +28,16 @@ func (p *Pipeline) attempt(e *endpoint, d *delivery) {
 		p.bury(d, streams.Expired, fmt.Sprintf("older than the endpoint's maxAge of %v", config.MaxAge), 0)
 		return
 	}
+	call := dispatcher.Call{Event: d.event, Endpoint: config, Attempt: d.event.Attempts + 1}
+	if done, may := p.probes.try(p.work, e, declared.breaker); may {
+		defer done()
+	} else {
+		call.Refuse = dispatcher.ReasonCircuitOpen
+	}
 	if killpoint.Broken(killpoint.AckFirst) {
 		_ = d.msg.Ack()
 	}
-	out := p.cfg.Deliver(p.work, dispatcher.Call{Event: d.event, Endpoint: config, Attempt: d.event.Attempts + 1})
+	out := p.cfg.Deliver(p.work, call)
 	killpoint.Here(killpoint.Answered)
 	p.settle(e, d, config, out)
 }
@@ -68,7 +74,7 @@ func (p *Pipeline) settle(e *endpoint, d *delivery, config manifest.Endpoint, ou
 		if out.PauseEndpoint {
 			e.pause(time.Now().Add(wait))
 		}
-		d.event.NotBefore = time.Now().Add(wait)
+		d.event.NotBefore = p.clock.now().Add(wait)
 		p.park(e, d)
 	}
 }

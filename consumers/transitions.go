@@ -66,6 +66,9 @@ func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 	}
 	e.wake()
 	p.log.Info("breaker", "endpoint", c.ID.String(), "from", c.From.String(), "to", c.To.String(), "until", c.Until, "cause", string(c.Cause))
+	if c.To != breaker.HalfOpen {
+		defer p.probes.decided(c.ID) // once the others can know
+	}
 	if c.Cause == breaker.CauseRemote || c.Cause == breaker.CauseOperator {
 		return // it came from the bucket
 	}
@@ -75,10 +78,14 @@ func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 	switch c.To { //nolint:exhaustive // half-open is each replica's own
 	case breaker.Open:
 		killpoint.Here(killpoint.BreakerOpened)
+		until := p.clock.theirs(c.Until)
 		_, err = p.gates.SetUnless(ctx, streams.Gate{
 			Capability: c.ID.Capability, App: c.ID.App, State: streams.GateOpen,
-			Since: time.Now(), Until: c.Until, Reason: fmt.Sprintf("%d failures in a row", c.Failures), By: p.cfg.Replica,
-		}, decided)
+			Since: p.clock.now(), Until: until, Reason: fmt.Sprintf("%d failures in a row", c.Failures), By: p.cfg.Replica,
+		}, func(now streams.Gate) bool {
+			// One that tells late must not end what another has found out since.
+			return decided(now) || now.State == streams.GateOpen && now.Until.After(until)
+		})
 		p.notices.send(streams.NoticeBreakerOpened, c.ID, fmt.Sprintf("%s failed %d times in a row; its events wait until %s",
 			c.ID, c.Failures, c.Until.UTC().Format(time.TimeOnly)), map[string]any{"failures": c.Failures, "until": c.Until})
 	case breaker.Closed:
@@ -109,6 +116,7 @@ func (p *Pipeline) followGates(ctx context.Context, loaded func()) error {
 func (p *Pipeline) applyGate(id streams.EndpointID, g *streams.Gate) {
 	e := p.fleet.get(id)
 	defer e.wake()
+	g = p.clock.gate(g)
 	wasDisabled := e.disabled.Swap(g != nil && g.State == streams.GateDisabled)
 	if wasDisabled && !e.disabled.Load() {
 		p.log.Info("endpoint enabled", "endpoint", id.String())
@@ -130,7 +138,7 @@ func (p *Pipeline) disable(e *endpoint) {
 	defer cancel()
 	err := p.gates.Set(ctx, streams.Gate{
 		Capability: e.id.Capability, App: e.id.App, State: streams.GateDisabled,
-		Since: time.Now(), Reason: "the app answered 410 Gone", By: p.cfg.Replica,
+		Since: p.clock.now(), Reason: "the app answered 410 Gone", By: p.cfg.Replica,
 	})
 	if err != nil {
 		p.log.Error("an endpoint that answered 410 could not be recorded as disabled", "endpoint", e.id.String(), "error", err)

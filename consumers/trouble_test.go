@@ -48,6 +48,7 @@ func (b *bundle) hasNotice(kind streams.NoticeKind) bool {
 // is spent meanwhile, and when it works again everything arrives and the lane
 // goes away.
 func TestBreakerPausesTheLane(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, always(500))
 	b.apply("quiz", quiz.URL, fragile(1500), "analytics")
@@ -186,6 +187,7 @@ func TestOperatorsDecision(t *testing.T) {
 // paused when the process dies; whoever comes next, after the operator's
 // reset, has to end it.
 func TestPauseOfADeadProcessEnds(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	quiz := newApp(b, always(200))
 	b.apply("quiz", quiz.URL, quick, "analytics")
@@ -202,6 +204,7 @@ func TestPauseOfADeadProcessEnds(t *testing.T) {
 // TestBrokerRestart: the broker goes away in the middle of traffic, and
 // everything is settled all the same.
 func TestBrokerRestart(t *testing.T) {
+	t.Parallel()
 	b := setup(t)
 	var n atomic.Int64
 	flaky := newApp(b, func(*http.Request) (int, http.Header, string) {

@@ -20,8 +20,9 @@ type Call struct {
 	// contract's section 6 for calls apply rather than those for events.
 	Sync bool
 	// Refuse says that no request may be made, and why: ReasonDisabled,
-	// ReasonRateLimited, or ReasonLocal for a call whose app another process
-	// may have asked. Empty: one may. See Refuse, the stage.
+	// ReasonRateLimited, ReasonCircuitOpen also while another process probes the
+	// app, or ReasonLocal for a call whose app another process may have asked.
+	// Empty: one may. See Refuse, the stage.
 	Refuse Reason
 	// Header is what stages add to the request, by SetHeader. It is nil until one does.
 	Header http.Header

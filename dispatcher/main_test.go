@@ -1,9 +1,12 @@
 package dispatcher
 
 import (
+	"flag"
 	"io"
 	"log"
 	"net/netip"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -16,6 +19,14 @@ import (
 func TestMain(m *testing.M) {
 	// net/http logs what hostile apps send unasked, and takes no other logger.
 	log.SetOutput(io.Discard)
+	// Those that are marked as parallel wait nearly all of their time.
+	// -parallel is obeyed if it asks for something else than its default.
+	flag.Parse()
+	if flag.Lookup("test.parallel").Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			panic(err)
+		}
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -8,6 +8,7 @@ import (
 var (
 	errDisabled = errors.New("the endpoint is disabled")
 	errPaused   = errors.New("the app has asked to be left alone for a while")
+	errOpen     = errors.New("the circuit is open, or another replica tries whether it may close")
 	errTaken    = errors.New("the replica that had the call is gone, and may have asked the app")
 )
 
@@ -21,6 +22,8 @@ func Refuse() Stage {
 				return next(ctx, c)
 			case ReasonDisabled:
 				return Outcome{Verdict: Refused, Reason: c.Refuse, Err: errDisabled}
+			case ReasonCircuitOpen:
+				return Outcome{Verdict: Refused, Reason: c.Refuse, Err: errOpen}
 			case ReasonLocal:
 				return Outcome{Verdict: Refused, Reason: c.Refuse, Err: errTaken}
 			default:

@@ -78,7 +78,7 @@ func awaitSignal(s *Server) int {
 	fmt.Println("ready")
 	<-ch
 	down := make(chan struct{})
-	go func() { s.ns.WaitForShutdown(); close(down) }()
+	go func() { s.running.Load().WaitForShutdown(); close(down) }()
 	select {
 	case <-down:
 		return 1

@@ -100,6 +100,11 @@ type Config struct {
 	// has free, counting what the store already holds. Defaults to 0, those 80%.
 	StoreMax int64
 
+	// AcceptLoss is the name of a damage to the store, as an error of Start has
+	// given it, to go on without what can't be read. Defaults to none: a
+	// damaged store isn't started.
+	AcceptLoss string
+
 	// Name is the server's name, as in "nats server info". Defaults to "backstop".
 	Name string
 

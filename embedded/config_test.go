@@ -88,7 +88,7 @@ func TestSyncReachesTheStore(t *testing.T) {
 	for _, tt := range tests {
 		t.Run("sync="+tt.sync, func(t *testing.T) {
 			s := start(t, Config{Sync: tt.sync})
-			got := s.ns.JetStreamConfig()
+			got := s.running.Load().JetStreamConfig()
 			if got.SyncAlways != tt.always || tt.interval != 0 && got.SyncInterval != tt.interval {
 				t.Errorf("always %v, interval %v", got.SyncAlways, got.SyncInterval)
 			}

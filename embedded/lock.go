@@ -8,11 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // dirLock keeps a data directory for this process. Two servers on one store
 // would overwrite each other's files, and nats-server doesn't look.
-type dirLock struct{ f *os.File }
+type dirLock struct {
+	f      *os.File
+	before int64 // when it was last written before us, in nanoseconds
+}
 
 // lockDir takes the lock of dir, or says who has it. The lock is the kernel's
 // (flock), so that it goes with the process however that ends; the file's
@@ -32,10 +36,30 @@ func lockDir(dir string) (*dirLock, error) {
 		err = fmt.Errorf("%s: can't lock %s: %w: choose a directory on a local disk", envDataDir, path, err)
 		return nil, errors.Join(err, f.Close())
 	}
-	if err := writePID(f); err != nil {
+	l := &dirLock{f: f}
+	if l.before, err = l.written(); err == nil {
+		err = writePID(f)
+	}
+	if err != nil {
 		return nil, errors.Join(unwritable(dir, err), f.Close())
 	}
-	return &dirLock{f}, nil
+	return l, nil
+}
+
+// written returns when the file was last written, in nanoseconds.
+func (l *dirLock) written() (int64, error) {
+	info, err := l.f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.ModTime().UnixNano(), nil
+}
+
+// giveUp releases the lock of a start that came to nothing, and leaves no trace
+// of it: the store is as the last run left it.
+func (l *dirLock) giveUp() error {
+	before := time.Unix(0, l.before)
+	return errors.Join(os.Chtimes(l.f.Name(), before, before), l.release())
 }
 
 // holder names the process that wrote the lock file. The file may still be

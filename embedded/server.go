@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -18,16 +19,27 @@ import (
 // Server is a running NATS server. Whoever started it calls Shutdown, after
 // everything that uses it has stopped.
 type Server struct {
-	ns       *server.Server
-	lock     *dirLock
-	dir      string
-	token    string
-	listens  bool
-	tls      bool
-	storeMax int64
-	log      *slog.Logger
-	probe    sync.Mutex // one write probe at a time
-	stop     sync.Once
+	running    atomic.Pointer[launched] // another one after a restart; see tend
+	opts       *server.Options          // what the next one is started with
+	lock       *dirLock
+	dir        string
+	token      string
+	listens    bool
+	tls        bool
+	storeMax   int64
+	acceptLoss string
+	log        *slog.Logger
+	probe      sync.Mutex // one write probe at a time
+	trouble    atomic.Pointer[error]
+	tending    chan struct{} // closed when tend has ended
+	untend     context.CancelFunc
+	stop       sync.Once
+}
+
+// launched is one nats-server, and what it has said.
+type launched struct {
+	*server.Server
+	said *serverLog
 }
 
 // Start runs a server and returns when it accepts clients, with every stream
@@ -53,53 +65,70 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{lock: lock, dir: dir, token: cfg.Token, listens: !opts.DontListen, tls: cfg.TLS != nil, log: cfg.Logger}
+	s := &Server{opts: opts, lock: lock, dir: dir, token: cfg.Token, listens: !opts.DontListen, tls: cfg.TLS != nil, acceptLoss: cfg.AcceptLoss, log: cfg.Logger, tending: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if err := s.start(ctx, opts, cfg.StoreMax); err != nil {
-		return nil, errors.Join(err, lock.release())
+	if err := s.start(ctx, cfg.StoreMax); err != nil {
+		return nil, errors.Join(err, lock.giveUp())
 	}
+	tending, untend := context.WithCancel(context.WithoutCancel(ctx))
+	s.untend = untend
+	go s.tend(tending)
 	s.log.Info("the embedded NATS server is ready", "url", s.ClientURL(), "data", dir, "sync_always", opts.SyncAlways, "store_max", s.storeMax)
 	return s, nil
 }
 
 // start does what needs the directory's lock.
-func (s *Server) start(ctx context.Context, opts *server.Options, storeMax int64) (err error) {
+func (s *Server) start(ctx context.Context, storeMax int64) (err error) {
 	if err := probeWrite(s.dir); err != nil {
 		return err
 	}
 	if s.listens {
-		if err := checkPort(ctx, opts.Host, opts.Port); err != nil {
+		if err := checkPort(ctx, s.opts.Host, s.opts.Port); err != nil {
 			return err
 		}
 	}
 	if s.storeMax, err = storeCap(s.dir, storeMax); err != nil {
 		return err
 	}
-	opts.JetStreamMaxStore = s.storeMax
-	if s.ns, err = server.NewServer(opts); err != nil {
-		return fmt.Errorf("embedded NATS server: %w", err)
+	s.opts.JetStreamMaxStore = s.storeMax
+	if err := s.launch(ctx); err != nil {
+		return err
 	}
-	return s.run(ctx)
+	// A restart keeps the port that was found now.
+	if addr, ok := s.running.Load().Addr().(*net.TCPAddr); ok && s.listens {
+		s.opts.Port = addr.Port
+	}
+	return nil
 }
 
-// run starts the server proper. It looks at ctx when that is done, and not
-// before: a nats-server that is shut down while it recovers its streams leaves
-// goroutines behind that go on writing to the store (seen with 2.15.2).
-func (s *Server) run(ctx context.Context) error {
-	log := &serverLog{log: s.log}
-	s.ns.SetLoggerV2(log, false, false, false)
-	s.ns.Start()
-	err := context.Cause(ctx)
-	if reason := log.fatal.Load(); reason != nil {
+// launch checks the store and starts a nats-server, which becomes the running one when it is ready.
+// It looks at ctx then, and not before: a nats-server that is shut down while
+// it recovers its streams leaves goroutines behind that go on writing to the
+// store (seen with 2.15.2).
+func (s *Server) launch(ctx context.Context) error {
+	if err := s.inspect(); err != nil {
+		return err
+	}
+	ns, err := server.NewServer(s.opts.Clone()) // the server writes into its options
+	if err != nil {
+		return fmt.Errorf("embedded NATS server: %w", err)
+	}
+	said := &serverLog{log: s.log}
+	ns.SetLoggerV2(said, false, false, false)
+	ns.Start()
+	err = context.Cause(ctx)
+	if reason := said.fatal.Load(); reason != nil {
 		err = fmt.Errorf("embedded NATS server: %s", *reason)
 	}
 	if err != nil {
-		s.ns.Shutdown()
-		s.ns.WaitForShutdown()
+		ns.Shutdown()
+		ns.WaitForShutdown()
+		return err
 	}
-	return err
+	s.running.Store(&launched{ns, said})
+	return nil
 }
 
 // checkPort takes the port and gives it back. nats-server opens it only after
@@ -131,7 +160,8 @@ func insteadOf(reason syscall.Errno) string {
 
 // Connect opens a connection within the process, past the network, whether or
 // not the server listens. It presents the token if there is one. It reconnects
-// for as long as the server runs; close it before Shutdown.
+// for as long as the server runs, also to the next one after a restart (see
+// Server.tend); close it before Shutdown.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 	own := []nats.Option{nats.InProcessServer(s), nats.MaxReconnects(-1)}
 	if s.token != "" {
@@ -143,13 +173,13 @@ func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 // InProcessConn returns one end of a pipe to the server. It makes Server fit for
 // nats.InProcessServer, where Connect is not enough, as when a connection has to
 // follow from one server to its successor.
-func (s *Server) InProcessConn() (net.Conn, error) { return s.ns.InProcessConn() }
+func (s *Server) InProcessConn() (net.Conn, error) { return s.running.Load().InProcessConn() }
 
 // ClientURL returns where clients outside the process connect, as
 // "nats://127.0.0.1:4222" ("tls://…" with TLS), without the token. It is empty when the server
 // doesn't listen. A server on every interface is named by its loopback address.
 func (s *Server) ClientURL() string {
-	addr, ok := s.ns.Addr().(*net.TCPAddr)
+	addr, ok := s.running.Load().Addr().(*net.TCPAddr)
 	if !s.listens || !ok {
 		return ""
 	}

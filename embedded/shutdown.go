@@ -1,6 +1,10 @@
 package embedded
 
-import "context"
+import (
+	"context"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
 
 // Shutdown stops the server and returns when its port, its data directory and
 // its goroutines are released. Clients outside the process are told, and get
@@ -12,9 +16,13 @@ import "context"
 // The caller's own connections should be drained and closed first.
 func (s *Server) Shutdown(ctx context.Context) {
 	s.stop.Do(func() {
-		s.lameDuck(ctx)
-		s.ns.Shutdown()
-		s.ns.WaitForShutdown()
+		s.untend()
+		<-s.tending // from here on nobody starts another one
+		ns := s.running.Load().Server
+		s.lameDuck(ctx, ns)
+		ns.Shutdown()
+		ns.WaitForShutdown()
+		s.noteStopped()
 		if err := s.lock.release(); err != nil {
 			s.log.Error("can't release the data directory", "error", err)
 		}
@@ -23,19 +31,33 @@ func (s *Server) Shutdown(ctx context.Context) {
 
 // lameDuck says goodbye to clients outside the process. nats-server's lame
 // duck mode does nothing at all, not even shut down, when it doesn't listen.
-func (s *Server) lameDuck(ctx context.Context) {
+func (s *Server) lameDuck(ctx context.Context, ns *server.Server) {
 	if !s.listens || ctx.Err() != nil {
 		return
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.ns.LameDuckShutdown()
+		ns.LameDuckShutdown()
 	}()
 	select {
 	case <-done:
 	case <-ctx.Done():
-		s.ns.Shutdown()
+		ns.Shutdown()
 		<-done
+	}
+}
+
+// noteStopped leaves the inventory for the next start, if all was well.
+func (s *Server) noteStopped() {
+	if s.trouble.Load() != nil || s.running.Load().said.failedWrite.Load() != nil {
+		return
+	}
+	written, err := s.lock.written()
+	if err == nil {
+		err = noteStopped(s.dir, written)
+	}
+	if err != nil {
+		s.log.Warn("can't note what the store holds; the next start is as after a crash", "error", err)
 	}
 }

@@ -13,7 +13,8 @@ var (
 	// ErrNoStream: no app declares the capability as async, so nothing would
 	// ever read the event.
 	ErrNoStream = errors.New("no app takes events of this capability")
-	// ErrStreamFull: the stream has reached its limit, and nothing was stored.
+	// ErrStreamFull: the stream has reached its limit, or the disk is full, and
+	// nothing was stored.
 	ErrStreamFull = errors.New("the stream is full")
 	// ErrTooLarge: the event is larger than the stream takes, or the payload
 	// of a call larger than MaxPayload.
@@ -41,6 +42,8 @@ func publishError(err error, id EndpointID) error {
 
 func storeError(api *jetstream.APIError) error {
 	switch api.ErrorCode {
+	case 10002: // resource limits exceeded for account: so the embedded server refuses while its disk is full
+		return fmt.Errorf("%w: %w; the disk of NATS is full, or the account's share of it: try again when there is room", ErrStreamFull, api)
 	case 10077, 10023, 10047: // stream store failed (maximum bytes exceeded), insufficient resources, storage
 		return fmt.Errorf("%w: %w; try again when apps have caught up", ErrStreamFull, api)
 	case jetstream.JSErrCodeStreamMessageExceedsMaximum:

@@ -106,6 +106,9 @@ func (r *benchRun) draw(dir string) error {
 	}
 	for _, scenario := range scaleScenarios() {
 		for _, chart := range scaleCharts()[scenario] {
+			if !slices.ContainsFunc(points, func(p bench.Point) bool { return p.Chart == chart.Name }) {
+				continue // never measured there
+			}
 			var svg strings.Builder
 			if err := chart.WriteSVG(&svg, points); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -96,7 +97,7 @@ func (b *broker) embed(ctx context.Context, cfg Config, log *slog.Logger) (err e
 	}
 	b.embedded, err = embedded.Start(ctx, embedded.Config{
 		DataDir: cfg.DataDir, Addr: string(cfg.EmbeddedAddr), Token: cfg.EmbeddedToken, TLS: tlsConfig,
-		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), Logger: log,
+		Sync: string(cfg.Sync), StoreMax: int64(cfg.StoreMax), AcceptLoss: cfg.AcceptLoss, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -120,7 +121,7 @@ func (b *broker) maxMsgSize() int32 {
 }
 
 // untilReachable runs do until it succeeds, as long as what fails is the
-// connection; anything else is returned at once. do bounds what it asks for: a
+// connection, or a cluster that is just starting; anything else is returned at once. do bounds what it asks for: a
 // deadline here would take the place of JetStream's own timeout in each of its
 // requests, and one that went down with a server was waited for for 20 s.
 func (b *broker) untilReachable(ctx context.Context, log *slog.Logger, what string, do func(context.Context) error) error {
@@ -165,7 +166,25 @@ func (b *broker) untilConnected(ctx context.Context, log *slog.Logger) error {
 
 func unreachable(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
-		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed)
+		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) || unsettled(err)
+}
+
+// JetStream's codes for a cluster without a leader, and for one that can't
+// place a stream.
+const (
+	noLeader = 10008
+	noPlace  = 10005
+)
+
+// unsettled tells whether an error says that a cluster is just starting: it has
+// no leader, or its leader has not heard from all servers. A stream that has no
+// place for another reason won't have one in a second either.
+func unsettled(err error) bool {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return false
+	}
+	return api.ErrorCode == noLeader || api.ErrorCode == noPlace && strings.Contains(api.Description, "offline")
 }
 
 // close ends the connection and then the embedded server.

@@ -61,6 +61,8 @@ type Config struct {
 	// StoreMax is the most bytes that the embedded store may take; 0 derives
 	// it from the disk.
 	StoreMax byteSize `envconfig:"BACKSTOP_STORE_MAX" desc:"most that the embedded store may take, such as 10GiB; empty: by the disk"`
+	// AcceptLoss names a damage to the store that serve goes on with; see embedded.Config.
+	AcceptLoss string `envconfig:"BACKSTOP_ACCEPT_LOSS" desc:"name of a damage to the embedded store, as serve has given it, to go on without what can't be read"`
 	// Replicas is how many servers hold each stream and bucket.
 	Replicas count `envconfig:"BACKSTOP_REPLICAS" desc:"replicas of every stream and bucket; 3 on a cluster"`
 	// ReplicaName tells this process from others in leases and logs.

@@ -1,10 +1,16 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/embedded/natstest"
 	"backstop/streams"
@@ -48,5 +54,33 @@ func TestServeOutlivesItsNATSWhileItStarts(t *testing.T) {
 	srv.Restart()
 	if err := <-opened; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnreachable: what goes by itself is waited for, and what doesn't ends the
+// start. serve once ended with JetStream's "system temporarily unavailable",
+// while a cluster elected its leader (rig, seed 7030).
+func TestUnreachable(t *testing.T) {
+	placed := func(why string) error {
+		return &jetstream.APIError{Code: 400, ErrorCode: noPlace, Description: "no suitable peers for placement, " + why}
+	}
+	for name, test := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"no answer":                        {context.DeadlineExceeded, true},
+		"nobody there":                     {nats.ErrNoResponders, true},
+		"a cluster that elects its leader": {&jetstream.APIError{Code: 503, ErrorCode: noLeader}, true},
+		"a server that isn't there yet":    {placed("peer offline"), true},
+		"servers that are too small":       {placed("insufficient storage"), false},
+		"servers with other tags":          {placed("tags not matched: [x]"), false},
+		"a server without JetStream":       {&jetstream.APIError{Code: 503, ErrorCode: 10076}, false},
+		"a disk that is full":              {&jetstream.APIError{Code: 503, ErrorCode: 10047}, false},
+		"a stream that is another already": {&jetstream.APIError{Code: 400, ErrorCode: 10058}, false},
+		"anything else":                    {errors.New("no"), false},
+	} {
+		if got := unreachable(fmt.Errorf("stream LANES: %w", test.err)); got != test.want {
+			t.Errorf("%s: waited for is %t, want %t", name, got, test.want)
+		}
 	}
 }

@@ -136,13 +136,8 @@ func TestEverybodyTellsTheTruth(t *testing.T) {
 		if is.Attempts != record.requests || is.Succeeded != record.succeeded {
 			t.Errorf("%s: the overview has %d attempts, %d good; the app %d and %d", is.Capability, is.Attempts, is.Succeeded, record.requests, record.succeeded)
 		}
-		for share, got := range map[float64]float64{0.5: is.P50Ms, 0.95: is.P95Ms} {
-			// The sketch's 1%, and what lies between the app's clock and ours.
-			if want := percentile(record.tookMs, share); got < want*0.99-1 || got > want*1.01+30 {
-				t.Errorf("%s: the %.0fth percentile is %.1f ms in the overview, and %.1f by the app", is.Capability, share*100, got, want)
-			}
-		}
 		entries, good := 0, 0
+		var tookMs []float64
 		for cursor := ""; ; {
 			var page struct {
 				Items      []streams.Attempt `json:"items"`
@@ -152,6 +147,7 @@ func TestEverybodyTellsTheTruth(t *testing.T) {
 			for _, a := range page.Items {
 				if a.Requested {
 					entries++
+					tookMs = append(tookMs, a.DurationMs)
 				}
 				if a.Success {
 					good++
@@ -164,6 +160,14 @@ func TestEverybodyTellsTheTruth(t *testing.T) {
 		}
 		if entries != record.requests || good != record.succeeded {
 			t.Errorf("%s: the delivery log has %d entries, %d good; the app %d and %d", is.Capability, entries, good, record.requests, record.succeeded)
+		}
+		for share, got := range map[float64]float64{0.5: is.P50Ms, 0.95: is.P95Ms} {
+			// The sketch has 1%. What lies between the app's clock and ours is as
+			// long as a busy machine makes it, and never negative.
+			logged, seen := percentile(tookMs, share), percentile(record.tookMs, share)
+			if got < logged*0.99-1 || got > logged*1.01+1 || got < seen*0.99-1 {
+				t.Errorf("%s: the %.0fth percentile is %.1f ms in the overview, %.1f in the delivery log, and %.1f by the app", is.Capability, share*100, got, logged, seen)
+			}
 		}
 	}
 

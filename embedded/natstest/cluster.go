@@ -1,6 +1,8 @@
 package natstest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Servers is a cluster of NATS servers with JetStream, for what needs replicas.
@@ -83,6 +86,45 @@ func (c *Servers) awaitReady() {
 			c.t.Fatalf("natstest: no cluster after %v", startTimeout)
 		}
 		<-time.After(5 * time.Millisecond)
+	}
+	c.place(deadline)
+}
+
+// place makes a stream that has a copy on every running server, and removes it.
+// On a busy machine the leader takes a server that it has heard from for
+// offline again, and then a test's first stream is refused.
+func (c *Servers) place(deadline time.Time) {
+	c.t.Helper()
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	nc, err := nats.Connect(c.URL(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	if err != nil {
+		c.t.Fatalf("natstest: connect: %v", err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(2*time.Second))
+	if err != nil {
+		c.t.Fatalf("natstest: %v", err)
+	}
+	running := 0
+	for _, s := range c.Members {
+		if s != nil && s.Running() {
+			running++
+		}
+	}
+	probe := jetstream.StreamConfig{Name: "NATSTEST", Subjects: []string{"natstest"}, Storage: jetstream.MemoryStorage, Replicas: running}
+	for {
+		if _, err = js.CreateOrUpdateStream(ctx, probe); err == nil {
+			err = js.DeleteStream(ctx, probe.Name)
+		}
+		if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			c.t.Fatalf("natstest: the cluster takes no streams after %v: %v", startTimeout, err)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 

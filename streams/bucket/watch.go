@@ -38,7 +38,8 @@ type Change struct {
 	// Revision is the bucket's revision of the change; 0 for a removal that
 	// was only noticed by a reload.
 	Revision uint64
-	// Removed says that the key is gone.
+	// Removed says that the key is gone, or that there is none: its value may
+	// have been removed before it was told.
 	Removed bool
 	// Loaded says that everything which was there when the watch began has
 	// been told. It comes once, on its own.
@@ -168,7 +169,10 @@ func (f *follower) tell(entry jetstream.KeyValueEntry, l *load) {
 	_, known := f.known[key]
 	if entry.Operation() != jetstream.KeyValuePut {
 		delete(l.present, key)
-		if known {
+		// Of a value that is soon removed the bucket may never tell: it keeps
+		// the last word only. That it is gone is told all the same, for those
+		// who know of it by other means.
+		if known || l.done {
 			delete(f.known, key)
 			f.fn(Change{Key: key, Revision: entry.Revision(), Removed: true})
 		}

@@ -125,6 +125,19 @@ func TestWatchTellsStateThenLoadedThenChanges(t *testing.T) {
 	w.expect("a=2", "-b", "b=3")
 }
 
+// A bucket keeps the last word of a key only: of a value that was removed at
+// once a watch may hear nothing but the removal.
+func TestWatchTellsTheRemovalOfWhatItNeverSaw(t *testing.T) {
+	js := natstest.Start(t).JetStream()
+	kv := newBucket(t, js)
+	w := watch(t, kv)
+	w.expect("loaded")
+	if err := kv.Delete(t.Context(), "short"); err != nil { // as if its value had been overtaken
+		t.Fatal(err)
+	}
+	w.expect("-short")
+}
+
 func TestWatchOfAnEmptyBucket(t *testing.T) {
 	js := natstest.Start(t).JetStream()
 	kv := newBucket(t, js)

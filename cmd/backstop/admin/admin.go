@@ -46,7 +46,8 @@ type Config struct {
 	Hosts []string
 	// Metrics are served at /metrics.
 	Metrics prometheus.Gatherer
-	// Healthy is asked by /healthz: an error means that a restart may help.
+	// Healthy is asked by /healthz: an error means that a restart may help,
+	// unless it is a MendingError.
 	Healthy func() error
 	// Ready is asked by /readyz: an error means that events aren't consumed (yet).
 	Ready func() error
@@ -216,9 +217,20 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 func probe(check func() error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		status, body := http.StatusOK, map[string]string{"status": "ok"}
-		if err := check(); err != nil {
+		var mending MendingError
+		switch err := check(); {
+		case errors.As(err, &mending):
+			body = map[string]string{"status": "mending", "error": err.Error()}
+		case err != nil:
 			status, body = http.StatusServiceUnavailable, map[string]string{"status": "failing", "error": err.Error()}
 		}
 		answer(w, status, "application/json", body)
 	})
 }
+
+// MendingError is trouble that ends without a restart of the process, which
+// would only make it longer: a probe says what it is, and answers 200.
+type MendingError struct{ Err error }
+
+func (e MendingError) Error() string { return e.Err.Error() }
+func (e MendingError) Unwrap() error { return e.Err }

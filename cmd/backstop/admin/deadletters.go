@@ -58,6 +58,25 @@ func findDeadLetters(r *request) (list page[ops.DeadLetter], err error) {
 	return list, nil
 }
 
+// maxGroups is the most groups of one answer, some 300 bytes each.
+const maxGroups = 1000
+
+// groupDeadLetters answers with dead letters by endpoint and cause, the largest
+// groups first. It has a path of its own: an event's id may be "groups".
+func groupDeadLetters(w http.ResponseWriter, r *request) error {
+	filter, err := ops.Criteria{
+		App: r.param("app"), Capability: r.param("capability"), Reason: r.param("reason"), Since: r.param("since"), Until: r.param("until"),
+	}.Filter(time.Now(), nil)
+	if err != nil {
+		return err
+	}
+	groups, err := r.backend.Ops.Group(r.Context(), filter)
+	if err != nil {
+		return err
+	}
+	return reply(w, page[ops.Group]{Items: groups[:min(len(groups), maxGroups)]})
+}
+
 // getDeadLetter answers with the dead letter of an event, with its payload. An
 // event that went to several endpoints may have one at each.
 func getDeadLetter(w http.ResponseWriter, r *request) error {

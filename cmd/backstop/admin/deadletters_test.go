@@ -27,6 +27,39 @@ func (p letterPage) ids() string {
 	return strings.Join(ids, " ")
 }
 
+func TestGroupDeadLetters(t *testing.T) {
+	b := start(t, admin.Config{})
+	for i := range 3 {
+		b.letter(fmt.Sprintf("e%d", i), "analytics", streams.Exhausted, `{"n":1}`)
+	}
+	b.letter("other", "email", streams.NoRoute, `{}`)
+	for _, tc := range []struct{ query, want, why string }{
+		{"", "3 analytics exhausted e2|1 email no_route other", "all, the largest first"},
+		{"?capability=email", "1 email no_route other", "by capability"},
+		{"?reason=exhausted&app=quiz", "3 analytics exhausted e2", "by reason"},
+		{"?until=1h", "", "none is as old"},
+	} {
+		var p struct {
+			Items []struct {
+				Fingerprint, Capability, Reason, Example string
+				Count                                    int
+			}
+		}
+		b.want(200, "", "GET", "/api/v1/dlq-groups"+tc.query, "").decode(t, &p)
+		var got []string
+		for _, g := range p.Items {
+			got = append(got, fmt.Sprintf("%d %s %s %s", g.Count, g.Capability, g.Reason, g.Example))
+			if len(g.Fingerprint) != 8 {
+				t.Errorf("%s: fingerprint %q", tc.why, g.Fingerprint)
+			}
+		}
+		if all := strings.Join(got, "|"); all != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.why, all, tc.want)
+		}
+	}
+	b.want(400, "bad_query", "GET", "/api/v1/dlq-groups?since=soon", "")
+}
+
 func TestListDeadLetters(t *testing.T) {
 	b := start(t, admin.Config{})
 	for i := range 7 {

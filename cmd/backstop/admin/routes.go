@@ -36,6 +36,7 @@ func (s *Server) routes() []route {
 
 		{method: "GET", path: v1 + "/dlq", role: RoleRead, query: paged("app", "capability", "reason", "since", "until", "order"), handle: listDeadLetters},
 		{method: "GET", path: v1 + "/dlq/{id}", role: RoleRead, query: []string{"app", "capability"}, handle: getDeadLetter},
+		{method: "GET", path: v1 + "/dlq-groups", role: RoleRead, query: []string{"app", "capability", "reason", "since", "until"}, handle: groupDeadLetters},
 		{method: "POST", path: v1 + "/dlq/replay", role: RoleOperate, handle: s.replayDeadLetters},
 		{method: "POST", path: v1 + "/dlq/discard", role: RoleOperate, handle: s.discardDeadLetters},
 

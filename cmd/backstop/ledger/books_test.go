@@ -38,6 +38,7 @@ type books struct {
 	pending   map[target]int
 	discarded map[target]bool
 	faults    []fault
+	clocks    []time.Duration // how far ahead clocks were set at some time
 
 	// How endpoints are configured.
 	maxAttempts         int
@@ -144,12 +145,26 @@ func (b *books) payload(t target, p publication) {
 		if e.Signature != "ok" && e.Signature != "unchecked" {
 			b.problem("event %s reached %s badly signed: %s", t.id, t.EndpointID, e.Signature)
 		}
+		if !e.Signed.IsZero() && !b.fresh(e) {
+			b.problem("event %s reached %s at %s, signed for %v", t.id, t.EndpointID, clock(e.At), e.Signed)
+		}
 	}
 	for _, l := range b.letters[t] {
 		if hashOf(l.Payload) != p.body {
 			b.problem("the dead letter of event %s at %s has another payload than was published", t.id, t.EndpointID)
 		}
 	}
+}
+
+// fresh tells whether a signature's timestamp is of the moment when it came, by
+// a clock as it was set at some time of the run.
+func (b *books) fresh(e entry) bool {
+	for _, ahead := range append([]time.Duration{0}, b.clocks...) {
+		if age := e.At.Add(ahead).Sub(e.Signed); age > -2*time.Second && age < 10*time.Second {
+			return true
+		}
+	}
+	return false
 }
 
 // attempts checks how often and how soon the event was tried.

@@ -4,6 +4,8 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
 	"syscall"
 	"time"
 
@@ -23,8 +25,12 @@ func (w *world) strike() {
 }
 
 func (w *world) strikeOnce(b blow) {
-	r := w.replicas[b.who%len(w.replicas)]
+	r := w.replicas[max(b.who, 0)%len(w.replicas)]
 	switch b.what {
+	case "clock":
+		w.setClocks(b.who, b.turn)
+	case "slow disk":
+		w.slowDisk(b.turn)
 	case "kill":
 		r.killWith(b.arm) // keep says from when until when it was away
 	case "stop":
@@ -47,6 +53,12 @@ func (w *world) strikeOnce(b blow) {
 		w.restart(b.what, b.long, w.nodes...)
 	case "kill leader":
 		w.restart(b.what, b.long, w.leader())
+	case "split node":
+		w.split(w.nodes[b.who], b.long)
+	case "split leader":
+		w.split(w.leader(), b.long)
+	case "split meta leader":
+		w.split(w.metaLeader(), b.long)
 	case "power":
 		w.powerLoss(r, b.long)
 	case "fill":
@@ -93,6 +105,29 @@ func (w *world) leader() *node {
 			}
 		}
 		pause(ctx, 50*time.Millisecond)
+	}
+	return w.nodes[0] // there is none at the moment
+}
+
+// metaLeader is the server that decides where streams are.
+func (w *world) metaLeader() *node {
+	var told struct {
+		Meta struct {
+			Leader string `json:"leader"`
+		} `json:"meta_cluster"`
+	}
+	for _, n := range w.nodes {
+		req, err := http.NewRequestWithContext(w.ctx, http.MethodGet, "http://"+n.monitor+"/jsz", nil)
+		w.must(err)
+		if resp, err := w.client.Do(req); err == nil {
+			_ = json.NewDecoder(resp.Body).Decode(&told)
+			_ = resp.Body.Close()
+		}
+		for _, leader := range w.nodes {
+			if leader.name == told.Meta.Leader {
+				return leader
+			}
+		}
 	}
 	return w.nodes[0] // there is none at the moment
 }

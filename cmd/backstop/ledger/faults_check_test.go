@@ -150,6 +150,7 @@ func each(ctx context.Context, js jetstream.JetStream, name string, visit func(*
 func (w *world) audit() *books {
 	nc, js := w.connect()
 	defer nc.Close()
+	w.awaitDecisions(js)
 	rest := w.await(js)
 	for _, r := range w.replicas {
 		r.mu.Lock()
@@ -161,12 +162,12 @@ func (w *world) audit() *books {
 	record := readRecord(w.T, w.record)
 	b := &books{
 		published: w.published, requests: requests(record), pending: rest, discarded: map[target]bool{},
-		faults: w.faults.all(), maxAttempts: attempts,
+		faults: w.faults.all(), clocks: w.clocks, maxAttempts: attempts,
 		firstWait: time.Duration(float64(firstWait) * jitterOff), mostWait: time.Duration(float64(mostWait) * jitterOff),
 	}
-	var err error
-	if b.letters, err = w.letters(js); err != nil {
-		w.problem("the dead letters can't be read: %v", err)
+	if err := w.read(js, b); err != nil {
+		b.problem("the books can't be read, so they say nothing: %v", err)
+		return b
 	}
 	for t, p := range b.published {
 		if t.App == replayedApp || t.App == discardedApp {
@@ -174,16 +175,33 @@ func (w *world) audit() *books {
 			b.published[t] = p
 		}
 	}
-	w.readNotices(js, b)
 	b.audit()
+	w.checkCertificates(b)
+	w.checkExpired(b)
+	if w.names != nil {
+		w.names.check(b)
+	}
 	w.results(js, record)
 	w.deliveryLog(js, b)
-	nc.Close()
-	w.leaks()
+	w.leaks(js)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b.problems = append(b.problems, w.problems...)
 	return b
+}
+
+// read fills the books from the streams, however often that takes: one that
+// could not be read looked like hundreds of lost events (seed 7006).
+func (w *world) read(js jetstream.JetStream, b *books) (err error) {
+	for ; w.ctx.Err() == nil; pause(w.ctx, time.Second) {
+		if b.letters, err = w.letters(js); err == nil {
+			err = w.readNotices(js, b)
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 func (w *world) letters(js jetstream.JetStream) (map[target][]streams.DeadLetter, error) {
@@ -199,8 +217,8 @@ func (w *world) letters(js jetstream.JetStream) (map[target][]streams.DeadLetter
 }
 
 // readNotices finds what operators discarded.
-func (w *world) readNotices(js jetstream.JetStream, b *books) {
-	err := each(w.ctx, js, streams.NoticeStream, func(msg *jetstream.RawStreamMsg) error {
+func (w *world) readNotices(js jetstream.JetStream, b *books) error {
+	return each(w.ctx, js, streams.NoticeStream, func(msg *jetstream.RawStreamMsg) error {
 		var n streams.Notice
 		if err := json.Unmarshal(msg.Data, &n); err != nil || n.Kind != streams.NoticeDiscarded {
 			return err
@@ -209,8 +227,30 @@ func (w *world) readNotices(js jetstream.JetStream, b *books) {
 		b.discarded[target{id, endpoint(n.Capability, n.App)}] = true
 		return nil
 	})
-	if err != nil {
-		w.problem("the notices can't be read: %v", err)
+}
+
+// awaitDecisions waits until what was approved has its result: it is an event
+// by then, and would otherwise be in no place yet.
+func (w *world) awaitDecisions(js jetstream.JetStream) {
+	undecided := func() int {
+		told := map[string]bool{}
+		err := each(w.ctx, js, streams.ResultStream, func(msg *jetstream.RawStreamMsg) error {
+			r, err := streams.DecodeResult(msg.Subject, msg.Header, msg.Data)
+			told[r.ID] = told[r.ID] || r.Kind == streams.ResultApproved
+			return err
+		})
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		missing := 0
+		for id, decided := range w.decided {
+			if err != nil || decided != "" && !told[id] {
+				missing++
+			}
+		}
+		return missing
+	}
+	for began := time.Now(); w.ctx.Err() == nil && time.Since(began) < settleWithin && undecided() > 0; {
+		pause(w.ctx, 200*time.Millisecond)
 	}
 }
 
@@ -305,35 +345,58 @@ func (w *world) deliveryLog(js jetstream.JetStream, b *books) {
 }
 
 // What a replica may hold more at the end than when it became ready. Streams
-// that were made since have files open, and lanes that must wait a runner.
+// that were made since have files open. Each lane of an endpoint that waits to
+// be probed has a runner, a pull and a subscription, and its durable's own
+// goroutines where the server is in the same process: eight.
 const (
-	moreDescriptors = 30
-	moreGoroutines  = 60
-	moreMemory      = 200 << 20
+	moreDescriptors   = 30
+	moreGoroutines    = 60
+	goroutinesOfALane = 10
+	moreMemory        = 200 << 20
 )
 
 // leaks stops the receivers, so that no connection is left to them, and checks
 // what replicas still hold.
-func (w *world) leaks() {
+func (w *world) leaks(js jetstream.JetStream) {
 	_ = w.stopReceiver()
 	for _, r := range w.replicas {
 		r.mu.Lock()
 		base, up := r.base, r.up
 		r.mu.Unlock()
 		var now usage
+		var lanes, most int
 		var err error
 		for began := time.Now(); w.ctx.Err() == nil && time.Since(began) < 15*time.Second; pause(w.ctx, 200*time.Millisecond) {
-			if now, err = r.use(); err == nil && now.descriptors <= base.descriptors+moreDescriptors && now.goroutines <= base.goroutines+moreGoroutines {
+			now, err = r.use()
+			if lanes, err = w.lanes(js, err); err != nil {
+				continue
+			}
+			most = base.goroutines + moreGoroutines + goroutinesOfALane*lanes
+			if now.descriptors <= base.descriptors+moreDescriptors && now.goroutines <= most {
 				break
 			}
 		}
 		switch {
 		case err != nil:
 			w.problem("%s can't be asked what it holds: %v", r.name, err)
-		case now.descriptors > base.descriptors+moreDescriptors || now.goroutines > base.goroutines+moreGoroutines || now.memory > base.memory+moreMemory:
-			w.problem("%s held %+v when it became ready, and holds %+v %v later, with nothing to do", r.name, base, now, time.Since(up).Round(time.Second))
+		case now.descriptors > base.descriptors+moreDescriptors || now.goroutines > most || now.memory > base.memory+moreMemory:
+			w.problem("%s held %+v when it became ready, and holds %+v %v later, with nothing to do but to wait for %d lanes", r.name, base, now, time.Since(up).Round(time.Second), lanes)
 		}
 	}
+}
+
+// lanes counts the lanes that have a durable, unless there was an error before.
+func (w *world) lanes(js jetstream.JetStream, before error) (int, error) {
+	if before != nil {
+		return 0, before
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
+	defer cancel()
+	stream, err := js.Stream(ctx, streams.LaneStream)
+	if err != nil {
+		return 0, err
+	}
+	return stream.CachedInfo().State.Consumers, nil
 }
 
 // visited reads which kill points the run came past, and which killed.

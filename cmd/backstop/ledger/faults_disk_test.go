@@ -126,8 +126,7 @@ func (r *replica) freeze() {
 }
 
 // diskFull fills the disk for a while, as another program does, and frees it.
-// Meanwhile and afterwards /healthz is asked, as a supervisor does, and what
-// says that it is unhealthy long after is restarted.
+// Nobody restarts serve for that: it has to go on by itself.
 func (w *world) diskFull(r *replica, long time.Duration) {
 	w.fault("disk full", true, func() {
 		r.mayEnd.Store(true)
@@ -145,20 +144,8 @@ func (w *world) diskFull(r *replica, long time.Duration) {
 		if err := os.Remove(filler); err != nil {
 			w.problem("the disk can't be freed: %v", err)
 		}
-		const patience = 3 * time.Second
-		freed := time.Now()
-		for w.ctx.Err() == nil && !r.healthy() {
-			if time.Since(freed) > patience {
-				w.Logf("%s stays unhealthy with %v of free disk; restarting it, as a supervisor does", r.name, patience)
-				r.signal(syscall.SIGTERM)
-				freed = time.Now().Add(30 * time.Second)
-			}
-			pause(w.ctx, 100*time.Millisecond)
-		}
 		for w.ctx.Err() == nil && !r.ready() {
 			pause(w.ctx, 50*time.Millisecond)
 		}
 	})
 }
-
-func (r *replica) healthy() bool { return r.says("/healthz") }

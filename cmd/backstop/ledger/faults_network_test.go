@@ -20,9 +20,13 @@ type link struct {
 
 var links atomic.Int64
 
+// network is the next number for a network of a run's own. Two rigs on one
+// machine had the same, and their replicas met.
+func network() int64 { return (int64(os.Getpid()) + links.Add(1)) % 250 }
+
 func newLink(t *testing.T, ctx context.Context) *link {
 	t.Helper()
-	n := links.Add(1) % 250
+	n := network()
 	name := fmt.Sprintf("bsf%d-%d", os.Getpid()%100_000, n)
 	l := &link{name: name, here: fmt.Sprintf("10.231.%d.1", n), there: fmt.Sprintf("10.231.%d.2", n), network: fmt.Sprintf("10.231.%d.0/24", n)}
 	t.Cleanup(func() { // the devices go with it

@@ -3,8 +3,10 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +23,14 @@ const (
 	powerWorld     worldKind = "power"     // embedded, on a disk that loses its power
 	diskWorld      worldKind = "disk"      // embedded, on a disk that somebody fills
 	partitionWorld worldKind = "partition" // two replicas, one in a network of its own
+	namesWorld     worldKind = "names"     // two replicas, one nats-server, a name server of the rig's own
+	splitWorld     worldKind = "split"     // two replicas, three nats-servers in networks of their own
 )
+
+// embeds tells whether a serve is its own NATS server there.
+func (k worldKind) embeds() bool {
+	return k == embeddedWorld || k == powerWorld || k == diskWorld
+}
 
 // blow is one thing that is done to a run.
 type blow struct {
@@ -30,12 +39,16 @@ type blow struct {
 	who  int           // which replica, or server
 	arm  string        // the kill point of the replica's next start
 	long time.Duration // how long it lasts
+	turn time.Duration // what a dial is turned to
 }
 
 func (b blow) String() string {
 	text := fmt.Sprintf("%v %s %d", b.at.Round(time.Millisecond), b.what, b.who)
 	if b.arm != "" {
 		text += " then " + b.arm
+	}
+	if b.what == "clock" || b.what == "slow disk" {
+		text += fmt.Sprintf(" to %v", b.turn)
 	}
 	return text
 }
@@ -46,8 +59,11 @@ type plan struct {
 	replicas int
 	arms     []string // kill points of the first starts
 	blows    []blow
-	commands []string // kill points of the commands: apply, replay, discard
+	commands []string      // kill points of the commands: apply, replay, discard
+	gap      time.Duration // between the events of one publisher, about; 0: trafficGap
 }
+
+func (p plan) pace() time.Duration { return cmp.Or(p.gap, trafficGap) }
 
 func (p plan) String() string {
 	var blows []string
@@ -76,7 +92,7 @@ func servePoints() []killpoint.Point {
 var worlds = []struct {
 	kind   worldKind
 	weight int
-}{{embeddedWorld, 34}, {singleWorld, 24}, {clusterWorld, 18}, {powerWorld, 10}, {diskWorld, 6}, {partitionWorld, 8}}
+}{{embeddedWorld, 28}, {singleWorld, 18}, {clusterWorld, 14}, {powerWorld, 10}, {diskWorld, 6}, {partitionWorld, 8}, {namesWorld, 7}, {splitWorld, 9}}
 
 // blowsOf are what may be done in each world.
 func blowsOf(kind worldKind) []string {
@@ -92,6 +108,10 @@ func blowsOf(kind worldKind) []string {
 		return []string{"kill", "fill"}
 	case partitionWorld:
 		return append(blows, "part", "part", "part", "kill nats")
+	case namesWorld:
+		return append(blows, "kill nats")
+	case splitWorld:
+		return append(blows, "split node", "split leader", "split leader", "split meta leader", "kill leader")
 	default:
 		return blows
 	}
@@ -108,7 +128,7 @@ func draw(seed uint64) plan {
 		n -= w.weight
 	}
 	p.replicas = 1
-	if p.world == singleWorld || p.world == clusterWorld || p.world == partitionWorld {
+	if !p.world.embeds() {
 		p.replicas = 2
 	}
 	points := servePoints()
@@ -135,6 +155,9 @@ func draw(seed uint64) plan {
 			b.arm = string(killpoint.Draining) + ":1"
 		case "kill node":
 			b.who = random.IntN(3)
+		case "split node", "split leader", "split meta leader":
+			b.who = random.IntN(3)
+			b.long *= 3
 		}
 		p.blows = append(p.blows, b)
 	}
@@ -145,5 +168,35 @@ func draw(seed uint64) plan {
 		}
 		p.commands = append(p.commands, arm)
 	}
+	p.disturb(random)
 	return p
+}
+
+// everybody is who a blow is for that falls on all replicas and NATS servers.
+const everybody = -1
+
+// disturb adds what stops nothing and spoils much: syncs that take long, and a
+// clock that somebody sets.
+func (p *plan) disturb(random *rand.Rand) {
+	between := func(least, most int) time.Duration {
+		return time.Duration(least+random.IntN(most-least)) * time.Millisecond
+	}
+	if random.IntN(3) == 0 {
+		b := blow{at: between(200, 3000), what: "slow disk", who: everybody, turn: between(50, 500)}
+		p.blows = append(p.blows, b, blow{at: b.at + between(1000, 4000), what: b.what, who: b.who})
+	}
+	if random.IntN(3) == 0 {
+		jumps := []time.Duration{time.Hour, -time.Hour, 5 * time.Second, -5 * time.Second}
+		b := blow{at: between(200, 3000), what: "clock", who: everybody, turn: jumps[random.IntN(len(jumps))]}
+		if !p.world.embeds() {
+			b.who = random.IntN(p.replicas+1) - 1
+		}
+		p.blows = append(p.blows, b)
+		// Put right again, unless NATS would go back by an hour with that: it
+		// goes by this clock alone, and what waits there then waits an hour more.
+		if right := between(1000, 4000); b.who != everybody || b.turn < 0 {
+			p.blows = append(p.blows, blow{at: b.at + right, what: b.what, who: b.who})
+		}
+	}
+	slices.SortStableFunc(p.blows, func(x, y blow) int { return cmp.Compare(x.at, y.at) })
 }

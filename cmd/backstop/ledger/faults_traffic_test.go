@@ -37,7 +37,7 @@ func (w *world) traffic(ctx context.Context, events, calls int) {
 		all.Go(func() {
 			for i := n; i < events && ctx.Err() == nil; i += publishers {
 				w.publishOne(publisher, random, i)
-				pause(w.ctx, time.Duration(random.Int64N(2*int64(trafficGap))))
+				pause(w.ctx, time.Duration(random.Int64N(2*int64(w.plan.pace()))))
 			}
 		})
 	}
@@ -45,7 +45,7 @@ func (w *world) traffic(ctx context.Context, events, calls int) {
 		random := rand.New(rand.NewPCG(w.seed, 99))
 		for i := 0; i < calls && ctx.Err() == nil; i++ {
 			w.callOnce(nc, random, i)
-			pause(w.ctx, trafficGap)
+			pause(w.ctx, w.plan.pace())
 		}
 	})
 	all.Wait()

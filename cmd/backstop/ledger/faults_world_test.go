@@ -34,6 +34,10 @@ type world struct {
 	nodes    []*node
 	disk     *disk
 	link     *link
+	bridge   *bridge
+	names    *names
+	clocks   []time.Duration // how far ahead clocks have been set
+	slow     fault           // of the disk, while it lasts
 	keeping  sync.WaitGroup
 	stop     context.CancelFunc // of keeping
 
@@ -63,12 +67,14 @@ func (w *world) embeds() bool { return len(w.nodes) == 0 }
 // supervisor does.
 type replica struct {
 	*rig
-	w    *world
-	name string
+	w     *world
+	name  string
+	dials *dials
 
 	gate sync.Mutex // held while it must not be started
 	// mayEnd: it was told to end, maybe while it was starting, or its disk is full.
 	mayEnd atomic.Bool
+	starts atomic.Int64 // how often it was started
 	mu     sync.Mutex
 	arm    string    // kill point of the next start
 	up     time.Time // since when it has been ready
@@ -90,6 +96,7 @@ func (r *replica) keep(ctx context.Context, ready func()) {
 			env = append(env, "BACKSTOP_KILL="+arm)
 		}
 		err := r.launch(env...)
+		r.starts.Add(1)
 		exited := r.exited
 		r.gate.Unlock()
 		if err != nil {
@@ -162,15 +169,9 @@ func (r *replica) use() (u usage, err error) {
 		return u, err
 	}
 	u.descriptors = len(open)
-	statm, err := os.ReadFile(filepath.Join("/proc", pid, "statm"))
-	if err != nil {
+	if u.memory, err = resident(r.serve.Process.Pid); err != nil {
 		return u, err
 	}
-	pages, err := strconv.ParseInt(strings.Fields(string(statm))[1], 10, 64)
-	if err != nil {
-		return u, err
-	}
-	u.memory = pages * int64(os.Getpagesize())
 	req, err := http.NewRequestWithContext(r.ctx, http.MethodGet, "http://"+r.http+"/metrics", nil)
 	if err != nil {
 		return u, err
@@ -198,18 +199,52 @@ const adminToken = "the-token-of-the-fault-rig"
 
 // node is one nats-server.
 type node struct {
-	w          *world
-	name       string
-	conf       string
-	url        string
-	cmd        *exec.Cmd
-	exited     chan error
-	clientPort string
+	w       *world
+	name    string
+	conf    string
+	url     string
+	monitor string // its address for those who look
+	dials   *dials
+	place
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	exited chan error
+}
+
+// pid is that of the process that runs, or ran last.
+func (n *node) pid() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cmd.Process.Pid
+}
+
+// place is where a NATS server listens, and what it is run by; nothing by default.
+type place struct {
+	host string
+	wrap []string
+}
+
+// freeAddr is an address there. A network of the run's own has all of them.
+func (p place) freeAddr(t *testing.T, otherwise string) string {
+	t.Helper()
+	if p.wrap != nil {
+		return net.JoinHostPort(p.host, otherwise)
+	}
+	_, port, err := net.SplitHostPort(freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort(p.host, port)
 }
 
 func (n *node) start() {
 	n.w.Helper()
-	n.cmd = exec.CommandContext(n.w.ctx, natsServer, "-c", n.conf)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	command := append(append([]string{}, n.wrap...), natsServer, "-c", n.conf)
+	n.cmd = exec.CommandContext(n.w.ctx, command[0], command[1:]...)
+	n.cmd.Env = append(os.Environ(), n.dials.env())
 	n.exited = make(chan error, 1)
 	n.w.must(n.cmd.Start())
 	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(n.cmd, n.exited)
@@ -239,22 +274,22 @@ func (n *node) await() {
 // natsServer is set by the test, once for all runs.
 var natsServer string
 
-// newNodes writes the configuration of so many servers, and starts them.
-func (w *world) newNodes(count int, host string) {
+// newNodes writes the configuration of a server for each place, and starts them.
+func (w *world) newNodes(places ...place) {
 	w.Helper()
-	var routes []string
-	for range count {
-		routes = append(routes, "nats-route://"+freeAddr(w.T))
+	var listen, routes []string
+	for _, p := range places {
+		listen = append(listen, p.freeAddr(w.T, "4222"))
+		routes = append(routes, p.freeAddr(w.T, "6222"))
 	}
-	for i := range count {
-		_, port, err := net.SplitHostPort(freeAddr(w.T))
-		w.must(err)
-		n := &node{w: w, name: fmt.Sprintf("nats%d", i+1), url: "nats://" + net.JoinHostPort(host, port), clientPort: port}
+	for i, p := range places {
+		n := &node{w: w, name: fmt.Sprintf("nats%d", i+1), url: "nats://" + listen[i], monitor: p.freeAddr(w.T, "8222"), place: p}
+		n.dials = newDials(w.T, w.dir, n.name)
 		n.conf = filepath.Join(w.dir, n.name+".conf")
-		text := fmt.Sprintf("server_name: %s\nlisten: %q\nlog_file: %q\njetstream { store_dir: %q, max_file_store: 60G, sync_interval: always }\n",
-			n.name, net.JoinHostPort(host, port), filepath.Join(w.dir, n.name+".log"), filepath.Join(w.dir, n.name))
-		if count > 1 {
-			text += fmt.Sprintf("cluster { name: faults, listen: %q, routes: [%s] }\n", strings.TrimPrefix(routes[i], "nats-route://"), strings.Join(routes, ", "))
+		text := fmt.Sprintf("server_name: %s\nlisten: %q\nhttp: %q\nlog_file: %q\njetstream { store_dir: %q, max_file_store: 60G, sync_interval: always }\n",
+			n.name, listen[i], n.monitor, filepath.Join(w.dir, n.name+".log"), filepath.Join(w.dir, n.name))
+		if len(places) > 1 {
+			text += fmt.Sprintf("cluster { name: faults, listen: %q, routes: [nats-route://%s] }\n", routes[i], strings.Join(routes, ", nats-route://"))
 		}
 		w.must(os.WriteFile(n.conf, []byte(text), 0o600))
 		w.nodes = append(w.nodes, n)
@@ -272,13 +307,17 @@ func (w *world) newNodes(count int, host string) {
 func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p plan, env ...string) *world {
 	t.Helper()
 	w := &world{seed: seed, random: rand.New(rand.NewPCG(seed, 5)), plan: p, published: map[target]publication{}, decided: map[string]string{}}
-	var listen []string
-	if p.world == partitionWorld {
+	host := "127.0.0.1"
+	if p.world == partitionWorld || p.world == namesWorld {
 		w.link = newLink(t, ctx)
-		listen = append(listen, listenEnv+"="+w.link.here)
+		host = w.link.here
 	}
+	listen := []string{listenEnv + "=" + host}
+	certificates, authority := writeCertificates(t, host)
+	listen = append(listen, certificatesEnv+"="+certificates)
 	w.rig = newRigOf(t, ctx, binary, w.secrets(), listen...)
 	w.env = append(w.env, env...)
+	w.env = append(w.env, "SSL_CERT_FILE="+authority) // what webhooks trust
 	w.env = append(w.env, "BACKSTOP_ADMIN_TOKEN="+adminToken, "BACKSTOP_KILL_RECORD="+filepath.Join(w.dir, "points"))
 	switch p.world {
 	default:
@@ -287,13 +326,20 @@ func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p p
 		w.disk = newDisk(w, p.world == powerWorld)
 		w.env = append(w.env, "BACKSTOP_STORE_MAX=300MiB", "BACKSTOP_DATA_DIR="+filepath.Join(w.disk.mount, "data"))
 	case singleWorld:
-		w.newNodes(1, "127.0.0.1")
-	case partitionWorld:
-		w.newNodes(1, w.link.here)
+		w.newNodes(place{host: host})
+	case partitionWorld, namesWorld:
+		w.newNodes(place{host: host})
 		w.env = append(w.env, "BACKSTOP_ALLOWED_NETWORKS=127.0.0.0/8,"+w.link.network)
 	case clusterWorld:
-		w.newNodes(3, "127.0.0.1")
+		w.newNodes(place{host: host}, place{host: host}, place{host: host})
 		w.env = append(w.env, "BACKSTOP_REPLICAS=3")
+	case splitWorld:
+		w.bridge = newBridge(t, ctx, 3)
+		w.newNodes(w.bridge.places...)
+		w.env = append(w.env, "BACKSTOP_REPLICAS=3")
+	}
+	if p.world == namesWorld {
+		w.names = newNames(w)
 	}
 	if len(w.nodes) > 0 {
 		w.env = append(w.env, "NATS_URL="+w.url)
@@ -304,13 +350,14 @@ func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p p
 		one := w.rig
 		if i > 0 {
 			one = w.sibling()
-			if w.link != nil { // beyond it
-				one.wrap, one.http = []string{"nsenter", "--net=/run/netns/" + w.link.name}, w.link.there+":8080"
-				one.env = append(one.env, "BACKSTOP_HTTP_ADDR="+one.http)
-			}
+		}
+		if p.world == namesWorld || p.world == partitionWorld && i > 0 { // beyond the link
+			one.wrap, one.http = inside(w.link.name), fmt.Sprintf("%s:%d", w.link.there, 8080+i)
+			one.env = append(one.env, "BACKSTOP_HTTP_ADDR="+one.http)
 		}
 		r := &replica{rig: one, w: w, name: fmt.Sprintf("replica%d", i+1)}
-		r.env = append(append([]string{}, r.env...), "BACKSTOP_REPLICA_NAME="+r.name, "BACKSTOP_PUBLIC_URL=http://"+r.http)
+		r.dials = newDials(t, w.dir, r.name)
+		r.env = append(append([]string{}, r.env...), "BACKSTOP_REPLICA_NAME="+r.name, "BACKSTOP_PUBLIC_URL=http://"+r.http, r.dials.env())
 		log, err := os.Create(filepath.Join(w.dir, r.name+".log"))
 		w.must(err)
 		t.Cleanup(func() { _ = log.Close() })
@@ -374,7 +421,7 @@ func (w *world) apps() []string {
 	return []string{
 		"ok-0", "ok-1", "ok-2", "ok-3", "slow-0", "hang-0", "fail-0", "fail-1", "flap-0", "flap-1", "reject-0", "refuse-0",
 		"drop-0", "reset-0", "cut-0", "trickle-0", "endless-0", "bomb-0", "loop-0", "gone-0", "later-0", "muchlate-0",
-		"owes-0", "calls-0", "halfopen-0", "tls-0", "dns-0",
+		"owes-0", "calls-0", "halfopen-0", "tls-0", "dns-0", "trusted-0", "expired-0", "wrongname-0", "unknown-0", "flapname-0", "rebound-0",
 	}
 }
 
@@ -395,6 +442,7 @@ const (
 	mostWait  = 400 * time.Millisecond
 	jitterOff = 0.8 // the least that jitter leaves of a delay
 	attempts  = 3
+	maxAge    = 6 * time.Second
 )
 
 func (w *world) manifest(app string) []byte {
@@ -409,16 +457,22 @@ func (w *world) manifest(app string) []byte {
 		base = "https://" + w.startedReceiver // where no TLS is spoken
 	case "dns":
 		base = "http://nowhere.invalid"
+	case trustedKind, expiredKind, wrongNameKind, unknownKind:
+		base = "https://" + w.receivers.TLS[kind]
+	case flappingKind:
+		base = "http://" + net.JoinHostPort(flappingName, portOf(w.startedReceiver))
+	case reboundKind:
+		base = "http://" + net.JoinHostPort(reboundName, portOf(w.startedReceiver))
 	}
 	timeout := 3000 // this machine may be busy, and then the app is too late
 	switch kind {
 	case "hang", "trickle", "halfopen":
-		timeout = 300
+		timeout = 1000 // a receiver that is later to note a request sees too short a wait before the next
 	}
 	webhook := func(more string) string {
-		return fmt.Sprintf(`{"path":"/%s","async":true,"timeout":%d,"maxAge":6000,"concurrency":8,
+		return fmt.Sprintf(`{"path":"/%s","async":true,"timeout":%d,"maxAge":%d,"concurrency":8,
 			"retry":{"maxAttempts":%d,"initialDelay":%d,"maxDelay":%d},
-			"breaker":{"failureThreshold":5,"recoveryTimeout":300,"successThreshold":2}%s}`, app, timeout, attempts, firstWait.Milliseconds(), mostWait.Milliseconds(), more)
+			"breaker":{"failureThreshold":5,"recoveryTimeout":300,"successThreshold":2}%s}`, app, timeout, maxAge.Milliseconds(), attempts, firstWait.Milliseconds(), mostWait.Milliseconds(), more)
 	}
 	var hooks string
 	switch kind {

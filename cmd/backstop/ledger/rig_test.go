@@ -3,6 +3,7 @@ package ledger
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -40,6 +41,7 @@ type rig struct {
 	client          http.Client
 	startedReceiver string       // its address
 	halfOpenAt      string       // the address of one that never reads
+	receivers       listening    // all of them
 	stopReceiver    func() error // and waits for it
 }
 
@@ -83,11 +85,12 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// build builds the command with the tags, "" for none.
-func build(t *testing.T, ctx context.Context, tags string) (binary string) {
+// build builds the command with the tags, "" for none, and other flags.
+func build(t *testing.T, ctx context.Context, tags string, flags ...string) (binary string) {
 	t.Helper()
 	binary = filepath.Join(t.TempDir(), "backstop")
-	out, err := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", binary, "backstop/cmd/backstop").CombinedOutput()
+	args := append(append([]string{"build"}, flags...), "-tags", tags, "-o", binary, "backstop/cmd/backstop")
+	out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
@@ -96,7 +99,7 @@ func build(t *testing.T, ctx context.Context, tags string) (binary string) {
 
 func newRig(t *testing.T, ctx context.Context) *rig {
 	t.Helper()
-	return newRigOf(t, ctx, build(t, ctx, ""), "")
+	return newRigOf(t, ctx, build(t, t.Context(), ""), "")
 }
 
 // newRigOf has the given program serve. The receivers check signatures if
@@ -132,7 +135,8 @@ func (r *rig) startReceiver(secrets string, env []string) {
 	r.Cleanup(func() { _ = r.stopReceiver() })
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	r.must(err)
-	r.startedReceiver, r.halfOpenAt, _ = strings.Cut(strings.TrimSpace(line), " ")
+	r.must(json.Unmarshal([]byte(line), &r.receivers))
+	r.startedReceiver, r.halfOpenAt = r.receivers.Plain, r.receivers.HalfOpen
 }
 
 func freeAddr(t *testing.T) string {
