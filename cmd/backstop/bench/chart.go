@@ -125,7 +125,7 @@ func (c Chart) series(points []Point) (names []string, series [][]spread) {
 		var s []spread
 		for x, ys := range values[name] {
 			slices.Sort(ys)
-			s = append(s, spread{x: x, low: ys[0], middle: ys[len(ys)/2], high: ys[len(ys)-1]})
+			s = append(s, spread{x: x, low: ys[0], middle: (ys[(len(ys)-1)/2] + ys[len(ys)/2]) / 2, high: ys[len(ys)-1]})
 		}
 		slices.SortFunc(s, func(a, b spread) int { return cmp.Compare(a.x, b.x) })
 		series = append(series, s)
