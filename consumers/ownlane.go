@@ -28,7 +28,9 @@ type ownLane struct {
 	paused time.Time
 	// idle says that the lane was seen to be empty, so that there is nothing
 	// yet to claim a half-open endpoint for.
-	idle     bool
+	idle bool
+	// failures is how often in a row the durable could not be made.
+	failures int
 	appetite appetite
 	leftover leftover
 }
@@ -65,6 +67,7 @@ func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 	if err != nil {
 		return false, l.mend(ctx, err)
 	}
+	l.failures = 0
 	killpoint.Here(killpoint.LaneMade)
 	l.paused = until
 	if info := cons.CachedInfo(); info.Paused && !blocked {
@@ -270,15 +273,25 @@ func gone(err error) (bool, error) {
 // cannotMake is JetStream's code for a consumer that it fails to make or update.
 const cannotMake = 10012
 
+// mendAfter is how often in a row a durable can't be updated until it is
+// removed. Once is what happens when another replica is just removing it; the
+// next try makes a good one, and removing that would hand out again what
+// somebody already has in hand.
+const mendAfter = 3
+
 // mend removes a durable that can't be updated. When one replica removes a lane
 // while another makes it, the server (2.15.2) may keep a durable without its
 // directory, which hands nothing out and fails every update until it is gone.
 func (l *ownLane) mend(ctx context.Context, err error) error {
 	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == cannotMake {
-		return errors.Join(err, l.remove(ctx))
+	if !errors.As(err, &api) || api.ErrorCode != cannotMake {
+		return err
 	}
-	return err
+	if l.failures++; l.failures < mendAfter {
+		return err
+	}
+	l.failures = 0
+	return errors.Join(err, l.remove(ctx))
 }
 
 func (l *ownLane) remove(ctx context.Context) error {

@@ -8,7 +8,10 @@
 // ending the process. Start decides each of these, and checks first whatever
 // can be checked, so that a wrong setting is one line and not a log to read:
 //
-//	settings → data directory → lock → write probe → port → store cap → JetStream
+//	settings → data directory → lock → write probe → port → store cap → every block → JetStream
+//
+// While the server runs, tend refuses publishes when the disk is nearly full,
+// and starts another nats-server in its place after a write that failed.
 //
 // The package imports nothing else of Backstop, so that every test may use it;
 // see natstest.

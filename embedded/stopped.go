@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -161,5 +162,6 @@ func (s *stopped) missing(dir, msgs string, blocks []*block) (found []flaw) {
 		}
 		found = append(found, f)
 	}
+	slices.SortFunc(found, func(a, b flaw) int { return strings.Compare(a.path, b.path) })
 	return found
 }

@@ -35,6 +35,11 @@ func makeDir(dir string) error {
 		return fmt.Errorf("%s: %s can't be made, as %s does not exist: create that first (or mount it), or choose another directory",
 			envDataDir, dir, filepath.Dir(dir))
 	}
+	if err == nil {
+		// So that it is there after a power failure. Best effort: the parent may
+		// not be ours to read, and syncing what is in dir does it on most file systems.
+		_ = syncDir(filepath.Dir(filepath.Clean(dir)))
+	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s: can't make the directory: %w: choose another directory, or let this user (uid %d) make it", envDataDir, err, os.Geteuid())
 	}

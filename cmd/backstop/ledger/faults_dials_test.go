@@ -157,7 +157,7 @@ func (d *dials) setClock(ahead time.Duration) { d.turn(clockDial, int64(ahead/ti
 func (d *dials) setSync(longer time.Duration) { d.turn(syncDial, int64(longer)) }
 
 func (d *dials) turn(dial int, to int64) {
-	binary.NativeEndian.PutUint64(d.mem[dial:], uint64(to)) //nolint:gosec // may be negative, and stays so
+	binary.NativeEndian.PutUint64(d.mem[dial:], uint64(to)) // may be negative, and stays so
 }
 
 // TestE2EDials: a program that was built with the overlay goes by its dials.

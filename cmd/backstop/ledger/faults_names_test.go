@@ -60,8 +60,8 @@ func newNames(w *world) *names {
 	go n.serve()
 	dir := filepath.Join("/etc/netns", w.link.name) // ip-netns(8) binds what is there over /etc
 	w.Cleanup(func() { _ = os.RemoveAll(dir) })
-	w.must(os.MkdirAll(dir, 0o755))                                                                                                      //nolint:gosec // as /etc is
-	w.must(os.WriteFile(filepath.Join(dir, "resolv.conf"), []byte("nameserver "+w.link.here+"\noptions timeout:1 attempts:1\n"), 0o644)) //nolint:gosec // as /etc/resolv.conf is
+	w.must(os.MkdirAll(dir, 0o755))
+	w.must(os.WriteFile(filepath.Join(dir, "resolv.conf"), []byte("nameserver "+w.link.here+"\noptions timeout:1 attempts:1\n"), 0o644))
 	return n
 }
 
