@@ -17,6 +17,7 @@ PKG      ?= ./...
 FUZZTIME ?= 20s
 BENCH    ?= .
 COUNT    ?= 6
+SPAN     ?= 5s
 LONG     ?= 1h
 VULNDB   ?= ../shared/vulndb.tgz
 # What "check" runs under the race detector: all that doesn't start processes,
@@ -25,7 +26,7 @@ FAST     := $(addsuffix /...,$(addprefix ./,$(wildcard streams dispatcher fallba
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
 build: ## bin/backstop, static
@@ -68,6 +69,13 @@ bench: build ## Go benchmarks, then this build against bare HTTP on this machine
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $(PKG) | tee bin/bench.txt
 	$(TOOL) benchstat bin/bench.txt
 	bin/backstop bench
+
+# Half an hour on a quiet machine; SCALE="payload sick" measures those alone, and
+# draws their pictures anew.
+SCALE ?= endpoints sick payload receivers replicas
+.PHONY: bench-scale
+bench-scale: build bin/nats-server ## the curves of docs/scaling.md, measured and drawn into docs/img (SCALE, SPAN)
+	bin/backstop bench $(SCALE) --span $(SPAN) --nats-server bin/nats-server --charts docs/img
 
 .PHONY: demo
 demo: build ## three sample apps and traffic; Ctrl-C stops it

@@ -30,6 +30,8 @@ func newBenchCommand(a *app) *cobra.Command {
 		asJSON   bool
 		receiver bool
 		profile  string
+		charts   string
+		r        = &benchRun{app: a}
 	)
 	cmd := &cobra.Command{
 		Use:   "bench [SCENARIO…]",
@@ -39,12 +41,16 @@ limits, metrics and the delivery log on, against a receiver in another process,
 and measures deliveries a second and CPU (throughput), the way of single events
 (latency), what hanging endpoints cost the healthy ones (isolation), what idle
 endpoints cost (idle), and what a call takes (calls); log, only when it is named,
-compares throughput with and without the delivery log. Each figure stands next to that of
+compares throughput with and without the delivery log. Scale scenarios, also only
+when they are named, vary one number each, with processes of their own: endpoints,
+sick (how many of them hang), payload, receivers (how long an answer takes), and
+replicas (of serve, on one NATS node and on three). Each figure stands next to that of
 a bare HTTP loop of the same run; compare those ratios, not runs.`,
 		Example: `  backstop bench
   backstop bench throughput latency --span 10s
   backstop bench calls
-  backstop bench --json > before.json`,
+  backstop bench --json > before.json
+  backstop bench endpoints --endpoints 10000 --charts /tmp/charts`,
 		ValidArgs: benchScenarios(),
 		Args: func(_ *cobra.Command, args []string) error {
 			for _, name := range args {
@@ -58,7 +64,7 @@ a bare HTTP loop of the same run; compare those ratios, not runs.`,
 			if receiver {
 				return bench.Receive(cmd.Context(), a.in, a.out)
 			}
-			r := &benchRun{app: a, span: span, workers: workers, only: only}
+			r.span, r.workers, r.only = span, workers, only
 			if !asJSON {
 				r.say = func(format string, args ...any) { fmt.Fprintf(a.out, format, args...) }
 			}
@@ -69,12 +75,19 @@ a bare HTTP loop of the same run; compare those ratios, not runs.`,
 				}
 				defer stop()
 			}
-			if err := r.run(cmd.Context()); err != nil {
+			err := r.run(cmd.Context())
+			if charts != "" && len(r.points) > 0 { // what was measured before an error is worth keeping
+				err = errors.Join(err, r.draw(charts))
+			}
+			if err != nil {
 				return err
 			}
 			if asJSON {
 				e := json.NewEncoder(a.out)
 				e.SetIndent("", "  ")
+				if len(r.points) > 0 {
+					return e.Encode(r.points)
+				}
 				return e.Encode(r.rows)
 			}
 			return nil
@@ -84,6 +97,10 @@ a bare HTTP loop of the same run; compare those ratios, not runs.`,
 	cmd.Flags().IntVar(&workers, "workers", 64, "connections of the bare HTTP loop")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().StringVar(&profile, "cpuprofile", "", "write a CPU profile to this file")
+	cmd.Flags().StringVar(&charts, "charts", "", "draw what scale scenarios measure into this directory")
+	cmd.Flags().IntVar(&r.rounds, "rounds", 2, "how often sick, payload and replicas are measured, in turns")
+	cmd.Flags().IntVar(&r.most, "endpoints", 0, "most endpoints that the scenario endpoints goes to; 0 for 100,000")
+	cmd.Flags().StringVar(&r.natsServer, "nats-server", "nats-server", "the program that the scenario replicas starts three of")
 	cmd.Flags().BoolVar(&receiver, "receiver", false, "be the receiving process")
 	_ = cmd.Flags().MarkHidden("receiver")
 	return cmd
@@ -106,7 +123,7 @@ func startProfile(file string) (stop func(), err error) {
 
 // benchScenarios are what can be measured, in the order of measuring.
 func benchScenarios() []string {
-	return []string{"throughput", "latency", "isolation", "idle", "calls", "log"}
+	return append([]string{"throughput", "latency", "isolation", "idle", "calls", "log"}, scaleScenarios()...)
 }
 
 // benchRow is one measurement.
@@ -130,11 +147,18 @@ type benchRun struct {
 	say     func(format string, args ...any)
 	rows    []benchRow
 
+	// What scale scenarios need, and what they measure.
+	rounds     int
+	most       int
+	natsServer string
+	points     []bench.Point
+
 	receiver *bench.Receiver
 }
 
 func (r *benchRun) wants(scenario string) bool {
-	return len(r.only) == 0 && scenario != "log" || slices.Contains(r.only, scenario)
+	named := scenario == "log" || slices.Contains(scaleScenarios(), scenario)
+	return len(r.only) == 0 && !named || slices.Contains(r.only, scenario)
 }
 
 func (r *benchRun) add(row benchRow) {
@@ -174,7 +198,19 @@ func (r *benchRun) run(ctx context.Context) error {
 	for _, s := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"throughput", r.throughput}, {"latency", r.latency}, {"isolation", r.isolation}, {"idle", r.idle}, {"calls", r.calls}, {"log", r.deliveryLog}} {
+	}{
+		{"throughput", r.throughput},
+		{"latency", r.latency},
+		{"isolation", r.isolation},
+		{"idle", r.idle},
+		{"calls", r.calls},
+		{"log", r.deliveryLog},
+		{"endpoints", r.endpoints},
+		{"sick", r.sick},
+		{"payload", r.payload},
+		{"receivers", r.receivers},
+		{"replicas", r.replicas},
+	} {
 		if r.wants(s.name) {
 			if err := s.run(ctx); err != nil {
 				return fmt.Errorf("bench %s: %w", s.name, err)
@@ -217,7 +253,10 @@ func (r *benchRun) within(ctx context.Context, sync string, do func(context.Cont
 		cancel()
 		return errors.Join(err, <-done)
 	}
-	err = do(ctx, bench.Target{NC: c.nc, JS: c.js, Apply: c.benchApply})
+	target, err := c.benchTarget(ctx)
+	if err == nil {
+		err = do(ctx, target)
+	}
 	c.nc.Close()
 	cancel()
 	return errors.Join(err, <-done)
@@ -227,35 +266,44 @@ func (r *benchRun) within(ctx context.Context, sync string, do func(context.Cont
 // refused.
 const benchConcurrency = 64
 
-// benchApply declares an app, with a secret.
-func (c *client) benchApply(ctx context.Context, app, baseURL string, async bool, capabilities ...string) error {
+// benchApply returns what declares an app, with a secret.
+func (c *client) benchApply(ctx context.Context) (func(ctx context.Context, app, baseURL string, async bool, capabilities ...string) error, error) {
 	sealed, err := c.js.KeyValue(ctx, streams.SecretsBucket)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := secrets.NewStore(sealed).Set(ctx, app, secrets.Generate()); err != nil {
-		return err
-	}
-	kv, err := c.js.KeyValue(ctx, streams.AppsBucket)
+	apps, err := c.js.KeyValue(ctx, streams.AppsBucket)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	hooks := map[string]any{}
-	for _, name := range capabilities {
-		hook := map[string]any{"path": "/" + app, "async": async}
-		if !async {
-			hook["concurrency"] = benchConcurrency
+	keep, manifests := secrets.NewStore(sealed), manifest.NewStore(apps, slog.New(slog.DiscardHandler))
+	return func(ctx context.Context, app, baseURL string, async bool, capabilities ...string) error {
+		if err := keep.Set(ctx, app, secrets.Generate()); err != nil {
+			return err
 		}
-		hooks[name] = hook
-	}
-	data, err := json.Marshal(map[string]any{"appId": app, "name": app, "baseUrl": baseURL, "webhooks": hooks})
-	if err != nil {
+		hooks := map[string]any{}
+		for _, name := range capabilities {
+			hook := map[string]any{"path": "/" + app, "async": async}
+			if !async {
+				hook["concurrency"] = benchConcurrency
+			}
+			hooks[name] = hook
+		}
+		data, err := json.Marshal(map[string]any{"appId": app, "name": app, "baseUrl": baseURL, "webhooks": hooks})
+		if err != nil {
+			return err
+		}
+		m, err := manifest.Parse(data, manifest.Options{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+		if err != nil {
+			return err
+		}
+		_, _, err = manifests.Put(ctx, m, nil)
 		return err
-	}
-	m, err := manifest.Parse(data, manifest.Options{AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
-	if err != nil {
-		return err
-	}
-	_, _, err = manifest.NewStore(kv, slog.New(slog.DiscardHandler)).Put(ctx, m, nil)
-	return err
+	}, nil
+}
+
+// benchTarget is a running Backstop, as a scenario sees it.
+func (c *client) benchTarget(ctx context.Context) (bench.Target, error) {
+	apply, err := c.benchApply(ctx)
+	return bench.Target{NC: c.nc, JS: c.js, Apply: apply}, err
 }

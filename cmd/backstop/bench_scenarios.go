@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -19,9 +20,9 @@ func (r *benchRun) spread(ctx context.Context, t bench.Target, prefix, url strin
 	ids := make([]streams.EndpointID, apps)
 	for i := range ids {
 		ids[i] = streams.EndpointID{Capability: fmt.Sprintf("capability%d", i%capabilities), App: prefix + strconv.Itoa(i)}
-		if err := t.Apply(ctx, ids[i].App, url, true, ids[i].Capability); err != nil {
-			return nil, err
-		}
+	}
+	if err := applyAll(ctx, t, url, ids); err != nil {
+		return nil, err
 	}
 	publisher := streams.NewPublisher(t.JS)
 	for _, id := range ids[:min(capabilities, len(ids))] {
@@ -44,7 +45,7 @@ func (r *benchRun) spread(ctx context.Context, t bench.Target, prefix, url strin
 }
 
 func (r *benchRun) throughput(ctx context.Context) error {
-	bare := bench.Bare(ctx, r.receiver.OK()+"/bare", r.workers, r.span)
+	bare := bench.Bare(ctx, r.receiver.OK()+"/bare", r.workers, 0, r.span)
 	r.add(benchRow{Scenario: "throughput", What: "bare HTTP loop", Rate: &bare})
 	for _, s := range []struct {
 		sync         string
@@ -90,7 +91,7 @@ func (r *benchRun) latency(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			tally, err := bench.Latency(ctx, t, r.receiver, to, perSecond, r.span)
+			tally, err := bench.Latency(ctx, t, r.receiver, to, bench.Load{}, perSecond, r.span)
 			r.add(benchRow{Scenario: "latency", What: "Backstop at 200/s, sync " + sync, Tally: &tally, Ratio: float64(tally.P99) / float64(bare.P99)})
 			return err
 		})
@@ -117,7 +118,7 @@ func (r *benchRun) isolation(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			tally, err := bench.Latency(ctx, t, r.receiver, append(healthy, hanging...), perSecond, 3*r.span)
+			tally, err := bench.Latency(ctx, t, r.receiver, append(healthy, hanging...), bench.Load{}, perSecond, 3*r.span)
 			row := benchRow{Scenario: "isolation", What: fmt.Sprintf("healthy ones, %d of %d endpoints hang", s.hanging, s.healthy+s.hanging), Tally: &tally}
 			if s.hanging == 0 {
 				quiet = tally.P99
@@ -142,17 +143,11 @@ func (r *benchRun) idle(ctx context.Context) error {
 			if _, err := r.spread(ctx, t, "app", r.receiver.OK(), n, 8); err != nil {
 				return err
 			}
-			select { // what applying left to do
-			case <-ctx.Done():
-			case <-time.After(10 * time.Second):
-			}
+			pause(ctx, 10*time.Second) // what applying left to do
 			before, began := bench.CPUTime(), time.Now()
-			select {
-			case <-ctx.Done():
-			case <-time.After(2 * r.span):
-			}
+			pause(ctx, 2*r.span)
 			share := (bench.CPUTime() - before).Seconds() / time.Since(began).Seconds()
-			rss, err := residentBytes()
+			rss, err := residentBytes(os.Getpid())
 			r.add(benchRow{Scenario: "idle", What: fmt.Sprintf("%d endpoints applied", n), RSSBytes: rss, CPUShare: share})
 			return err
 		})
@@ -163,15 +158,15 @@ func (r *benchRun) idle(ctx context.Context) error {
 	return nil
 }
 
-// residentBytes is the process's resident memory, as Linux tells it.
-func residentBytes() (int64, error) {
-	data, err := os.ReadFile("/proc/self/statm")
+// residentBytes is a process's resident memory, as Linux tells it.
+func residentBytes(pid int) (int64, error) {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "statm"))
 	if err != nil {
 		return 0, err
 	}
 	fields := strings.Fields(string(data))
 	if len(fields) < 2 {
-		return 0, errors.New("/proc/self/statm can't be read")
+		return 0, fmt.Errorf("/proc/%d/statm can't be read", pid)
 	}
 	pages, err := strconv.ParseInt(fields[1], 10, 64)
 	return pages * int64(os.Getpagesize()), err

@@ -51,9 +51,9 @@ func bareClient(workers int) *http.Client {
 	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers, DisableCompression: true}}
 }
 
-// post makes one bare request, answer read, connection kept.
-func post(ctx context.Context, client *http.Client, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(Payload(time.Now())))
+// post makes one bare request of so many bytes, answer read, connection kept.
+func post(ctx context.Context, client *http.Client, url string, size int) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(PayloadOf(time.Now(), size)))
 	if err != nil {
 		return err
 	}
@@ -68,8 +68,8 @@ func post(ctx context.Context, client *http.Client, url string) error {
 }
 
 // Bare posts as fast as the workers can for the given time: what this machine
-// does with no broker and nothing kept.
-func Bare(ctx context.Context, url string, workers int, d time.Duration) Rate {
+// does with no broker and nothing kept. A size of 0 is 1 KB.
+func Bare(ctx context.Context, url string, workers, size int, d time.Duration) Rate {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	client := bareClient(workers)
@@ -80,7 +80,7 @@ func Bare(ctx context.Context, url string, workers int, d time.Duration) Rate {
 	for range workers {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				if post(ctx, client, url) == nil {
+				if post(ctx, client, url, size) == nil {
 					done.Add(1)
 				}
 			}
@@ -111,5 +111,5 @@ func Paced(ctx context.Context, perSecond int, d time.Duration, send func(contex
 func BarePaced(ctx context.Context, url string, perSecond int, d time.Duration) {
 	client := bareClient(perSecond)
 	defer client.CloseIdleConnections()
-	Paced(ctx, perSecond, d, func(ctx context.Context) { _ = post(ctx, client, url) })
+	Paced(ctx, perSecond, d, func(ctx context.Context) { _ = post(ctx, client, url, 0) })
 }

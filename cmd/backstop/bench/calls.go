@@ -46,5 +46,5 @@ func Repeat(ctx context.Context, callers int, d time.Duration, do func(context.C
 // connection.
 func BarePost(url string, callers int) (do func(context.Context) error, closeIdle func()) {
 	client := bareClient(callers)
-	return func(ctx context.Context) error { return post(ctx, client, url) }, client.CloseIdleConnections
+	return func(ctx context.Context) error { return post(ctx, client, url, 0) }, client.CloseIdleConnections
 }

@@ -19,12 +19,22 @@ import (
 	"time"
 )
 
+// kilobyte is how large events are where nothing else is said.
+const kilobyte = 1024
+
 // Payload returns 1 KB of JSON that begins with the time, so that a receiver
 // can tell how long it was on its way.
-func Payload(now time.Time) []byte {
-	const size = 1024
+func Payload(now time.Time) []byte { return PayloadOf(now, 0) }
+
+// PayloadOf returns as much of it as is asked for, at least 64 bytes; 1 KB if
+// the size is 0.
+func PayloadOf(now time.Time, size int) []byte {
+	const least = 64
+	if size == 0 {
+		size = kilobyte
+	}
 	head := fmt.Sprintf(`{"t":%019d,"pad":"`, now.UnixNano())
-	return append(append([]byte(head), strings.Repeat("x", size-len(head)-2)...), '"', '}')
+	return append(append([]byte(head), strings.Repeat("x", max(size, least)-len(head)-2)...), '"', '}')
 }
 
 // sentAt reads the time back.
@@ -46,7 +56,8 @@ type Tally struct {
 }
 
 // receiver answers webhooks and keeps their latencies. Paths below /hang are
-// never answered.
+// never answered; those below /slow/<ms> after that time, and their latency
+// has it in it.
 type receiver struct {
 	mu        sync.Mutex
 	latencies []time.Duration
@@ -68,6 +79,14 @@ func Receive(ctx context.Context, in io.Reader, out io.Writer) error {
 		panic(http.ErrAbortHandler) // returning would answer 200
 	})
 	mux.HandleFunc("POST /ok/", r.take)
+	mux.HandleFunc("POST /slow/{ms}/", func(w http.ResponseWriter, req *http.Request) {
+		ms, _ := strconv.Atoi(req.PathValue("ms"))
+		select {
+		case <-time.After(time.Duration(ms) * time.Millisecond):
+			r.take(w, req)
+		case <-req.Context().Done():
+		}
+	})
 	mux.HandleFunc("GET /tally", r.tally)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() {

@@ -69,6 +69,11 @@ func (r *Receiver) OK() string { return r.url + "/ok" }
 // Hang is the base URL of apps that never do.
 func (r *Receiver) Hang() string { return r.url + "/hang" }
 
+// Slow is the base URL of apps whose answers take so long, in whole milliseconds.
+func (r *Receiver) Slow(takes time.Duration) string {
+	return fmt.Sprintf("%s/slow/%d", r.url, takes.Milliseconds())
+}
+
 // Tally asks what was received since the last reset.
 func (r *Receiver) Tally(ctx context.Context, reset bool) (Tally, error) {
 	url := r.url + "/tally"
@@ -96,7 +101,8 @@ const (
 	minPublishers = 8
 )
 
-// Throughput publishes to the endpoints as fast as they are delivered, for the given time after a second of warming up.
+// Throughput publishes to the endpoints as fast as they are delivered, for the given time after a second of warming up
+// (or longer, if the load says so).
 func Throughput(ctx context.Context, t Target, r *Receiver, to []streams.EndpointID, load Load, d time.Duration) (Rate, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -117,7 +123,7 @@ func Throughput(ctx context.Context, t Target, r *Receiver, to []streams.Endpoin
 		delivered.Store(int64(tally.Count))
 		return tally.Count, err
 	}
-	begin, end := time.Now().Add(time.Second), time.Time{}
+	begin, end := time.Now().Add(max(time.Second, load.Warm)), time.Time{}
 	var m meter
 	var base int
 	for {
@@ -146,8 +152,12 @@ func Throughput(ctx context.Context, t Target, r *Receiver, to []streams.Endpoin
 	}
 }
 
-// Load is how events are published in a throughput run.
+// Load is how events are published in a run, and which.
 type Load struct {
+	// Size is how many bytes an event has; 0 is 1 KB.
+	Size int
+	// Warm is how long a throughput run warms up; less than a second is one.
+	Warm time.Duration
 	// Batch is how many events share a sync; 0 publishes one by one, without
 	// waiting for one's acknowledgement before the next.
 	Batch int
@@ -183,7 +193,7 @@ func publishSome(ctx context.Context, t Target, to streams.EndpointID, load Load
 	}
 	msgs := make([]*nats.Msg, n)
 	for i := range msgs {
-		msg, err := streams.EventMsg(to, "", Payload(time.Now()))
+		msg, err := streams.EventMsg(to, "", PayloadOf(time.Now(), load.Size))
 		if err != nil {
 			return 0, err
 		}
@@ -214,21 +224,12 @@ func publishSome(ctx context.Context, t Target, to streams.EndpointID, load Load
 
 // Latency publishes one event at a time at a steady rate, to the endpoints in
 // turn; the receiver has the latencies.
-func Latency(ctx context.Context, t Target, r *Receiver, to []streams.EndpointID, perSecond int, d time.Duration) (Tally, error) {
+func Latency(ctx context.Context, t Target, r *Receiver, to []streams.EndpointID, load Load, perSecond int, d time.Duration) (Tally, error) {
 	if _, err := r.Tally(ctx, true); err != nil {
 		return Tally{}, err
 	}
-	publisher := streams.NewPublisher(t.JS)
-	var i atomic.Int64
-	var failed atomic.Pointer[error]
-	Paced(ctx, perSecond, d, func(ctx context.Context) {
-		id := to[int(i.Add(1))%len(to)]
-		if _, err := publisher.Publish(ctx, id, "", Payload(time.Now())); err != nil {
-			failed.Store(&err)
-		}
-	})
-	if err := failed.Load(); err != nil {
-		return Tally{}, *err
+	if err := publishPaced(ctx, t, to, load, perSecond, d); err != nil {
+		return Tally{}, err
 	}
 	// What was published last needs a moment to arrive.
 	var last Tally
@@ -244,4 +245,27 @@ func Latency(ctx context.Context, t Target, r *Receiver, to []streams.EndpointID
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
+}
+
+// Publish publishes one event at a time at a steady rate, to the endpoints in
+// turn, until ctx ends.
+func Publish(ctx context.Context, t Target, to []streams.EndpointID, perSecond int) {
+	const forEver = 24 * time.Hour
+	_ = publishPaced(ctx, t, to, Load{}, perSecond, forEver) // what is beside is not measured
+}
+
+func publishPaced(ctx context.Context, t Target, to []streams.EndpointID, load Load, perSecond int, d time.Duration) error {
+	publisher := streams.NewPublisher(t.JS)
+	var i atomic.Int64
+	var failed atomic.Pointer[error]
+	Paced(ctx, perSecond, d, func(ctx context.Context) {
+		id := to[int(i.Add(1))%len(to)]
+		if _, err := publisher.Publish(ctx, id, "", PayloadOf(time.Now(), load.Size)); err != nil {
+			failed.Store(&err)
+		}
+	})
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }

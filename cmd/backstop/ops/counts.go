@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"backstop/streams"
 )
@@ -49,9 +51,39 @@ func (o *Ops) CountDeadLetters(ctx context.Context) (DeadLetterCounts, error) {
 		return cmp.Or(cmp.Compare(y.Count, x.Count), strings.Compare(x.App, y.App), strings.Compare(x.Capability, y.Capability))
 	})
 	if s.Total > 0 && s.Total <= maxReasonScan {
-		s.Reasons, err = o.countReasons(ctx)
+		s.Reasons, err = o.reasons.of(total, func() ([]ReasonCount, error) { return o.countReasons(ctx) })
 	}
 	return s, err
+}
+
+// reasonsKept is how long counted reasons are good for. Every open dashboard
+// asks for them every few seconds, and counting reads up to maxReasonScan
+// messages.
+const reasonsKept = 2 * time.Second
+
+// reasonCounts keeps what was counted last. The zero value is ready to use.
+type reasonCounts struct {
+	mu    sync.Mutex // held while counting, so that those who ask meanwhile share it
+	at    time.Time
+	total uint64
+	last  []ReasonCount
+}
+
+// of returns the reasons of that many dead letters: those counted lately,
+// unless there are fewer by now, as after somebody's decision about some, which
+// they want to see.
+func (c *reasonCounts) of(total uint64, count func() ([]ReasonCount, error)) ([]ReasonCount, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last != nil && total >= c.total && time.Since(c.at) < reasonsKept {
+		return slices.Clone(c.last), nil
+	}
+	reasons, err := count()
+	if err != nil {
+		return nil, err
+	}
+	c.at, c.total, c.last = time.Now(), total, reasons
+	return slices.Clone(reasons), nil
 }
 
 // countReasons reads the headers of all dead letters.

@@ -35,9 +35,10 @@ type Config struct {
 
 // Ops carries out operations. Make one with New.
 type Ops struct {
-	js    jetstream.JetStream
-	cfg   Config
-	audit *streams.Audit
+	js      jetstream.JetStream
+	cfg     Config
+	audit   *streams.Audit
+	reasons reasonCounts
 }
 
 // New returns the operations on cfg.JetStream.
