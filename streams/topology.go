@@ -421,6 +421,10 @@ func (t *Topology) ensureStream(ctx context.Context, cfg jetstream.StreamConfig)
 				}
 			}
 			_, err := t.js.CreateOrUpdateStream(ctx, cfg)
+			if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+				// Another replica made it between our two requests.
+				_, err = t.js.UpdateStream(ctx, cfg)
+			}
 			return err
 		})
 		killpoint.Here(killpoint.StreamMade)
