@@ -95,7 +95,7 @@ func copyDir(t *testing.T, from, to string) {
 		if err != nil {
 			return ignoreGone(err)
 		}
-		content, err := os.ReadFile(path) //nolint:gosec // in a directory of the test's own
+		content, err := os.ReadFile(path)
 		if err != nil {
 			return ignoreGone(err)
 		}

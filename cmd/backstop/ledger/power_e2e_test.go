@@ -40,6 +40,7 @@ func TestE2EPowerLostAtTheFirstStart(t *testing.T) {
 }
 
 func powerLostAt(t *testing.T, ctx context.Context, binary string, at time.Duration) {
+	t.Helper()
 	r, v := newRigOf(t, ctx, binary, ""), newVisitor(t)
 	v.letGo()
 	mount := filepath.Join(r.dir, "disk")
@@ -51,7 +52,7 @@ func powerLostAt(t *testing.T, ctx context.Context, binary string, at time.Durat
 	r.must(run(ctx, "mount", "-o", "loop", image, mount))
 	t.Cleanup(func() {
 		_ = r.serve.Process.Kill()
-		<-r.exited
+		_ = <-r.exited
 		_ = run(context.WithoutCancel(ctx), "umount", mount)
 	})
 	r.env = append(r.env, "BACKSTOP_STORE_MAX=600MiB", "BACKSTOP_DATA_DIR="+filepath.Join(mount, "data"))
@@ -66,7 +67,7 @@ func powerLostAt(t *testing.T, ctx context.Context, binary string, at time.Durat
 	(&replica{rig: r}).freeze()
 	cut(r, mount)
 	_ = r.serve.Process.Kill()
-	<-r.exited
+	_ = <-r.exited
 	stop()
 	publisher.Wait()
 	for ctx.Err() == nil && run(ctx, "umount", mount) != nil {
