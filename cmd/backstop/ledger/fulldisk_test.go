@@ -36,9 +36,7 @@ func newFullDisk(r *rig) *fullDisk {
 	r.Cleanup(func() {
 		if r.serve != nil {
 			_ = r.serve.Process.Kill()
-			if err := <-r.exited; err == nil {
-				r.Log("serve ended before it was killed")
-			}
+			r.awaitEnd()
 		}
 		if err := syscall.Unmount(d.mount, 0); err != nil {
 			r.Errorf("umount: %v", err)

@@ -52,7 +52,7 @@ func powerLostAt(t *testing.T, ctx context.Context, binary string, at time.Durat
 	r.must(run(ctx, "mount", "-o", "loop", image, mount))
 	t.Cleanup(func() {
 		_ = r.serve.Process.Kill()
-		_ = <-r.exited
+		r.awaitEnd()
 		_ = run(context.WithoutCancel(ctx), "umount", mount)
 	})
 	r.env = append(r.env, "BACKSTOP_STORE_MAX=600MiB", "BACKSTOP_DATA_DIR="+filepath.Join(mount, "data"))
@@ -67,7 +67,7 @@ func powerLostAt(t *testing.T, ctx context.Context, binary string, at time.Durat
 	(&replica{rig: r}).freeze()
 	cut(r, mount)
 	_ = r.serve.Process.Kill()
-	_ = <-r.exited
+	r.awaitEnd()
 	stop()
 	publisher.Wait()
 	for ctx.Err() == nil && run(ctx, "umount", mount) != nil {

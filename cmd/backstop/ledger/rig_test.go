@@ -207,6 +207,13 @@ func (r *rig) kill() {
 	r.faults.add(fault{what: "serve killed", from: now, to: now})
 }
 
+// awaitEnd waits for the end of what was killed.
+func (r *rig) awaitEnd() {
+	if err := <-r.exited; err == nil {
+		r.Log("serve ended before it was killed")
+	}
+}
+
 func (r *rig) ready() bool { return r.says("/readyz") }
 
 // says tells whether serve answers 200 at a path.
