@@ -454,16 +454,25 @@ func (t *Topology) serves(ctx context.Context, cfg jetstream.StreamConfig) bool 
 	return err == nil && slices.Equal(stream.CachedInfo().Config.Subjects, cfg.Subjects)
 }
 
-// tryFor is how long one request to make or update something may take before
-// it is made again. When two replicas make the same stream at once on a
-// cluster, the server may answer neither (seen with 2.15.2); the next request
-// finds it made.
-const tryFor = 2 * time.Second
+// How long one request to make or update something may take before it is made
+// again, at first and at most, and how long all of them may. When two replicas
+// make the same stream at once on a cluster, the server may answer neither (seen
+// with 2.15.2); the next request finds it made. On a disk that takes a third of
+// a second for each sync the first is too short, and each repetition makes the
+// server's queue longer. A bound for the whole topology instead of one for each
+// part of it kept serve from ever starting there (rig, seed 8344).
+const (
+	tryFor     = 2 * time.Second
+	tryForMost = 10 * time.Second
+	partFor    = 30 * time.Second
+)
 
-// patiently repeats do while it gets no answer, until ctx ends.
+// patiently repeats do while it gets no answer, until ctx ends, or for partFor.
 func patiently(ctx context.Context, do func(context.Context) error) error {
-	for {
-		try, cancel := context.WithTimeout(ctx, tryFor+rand.N(tryFor/2)) //nolint:gosec // spreads replicas
+	ctx, cancel := context.WithTimeout(ctx, partFor)
+	defer cancel()
+	for wait := tryFor; ; wait = min(2*wait, tryForMost) {
+		try, cancel := context.WithTimeout(ctx, wait+rand.N(wait/2)) //nolint:gosec // spreads replicas
 		err := do(try)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {

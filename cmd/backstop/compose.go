@@ -62,13 +62,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		Replicas: int(cfg.Replicas), StoreBytes: b.storeBytes(), MaxMsgSize: b.maxMsgSize(),
 		AllowedNetworks: cfg.AllowedNetworks.String(),
 	})
-	err := b.untilReachable(ctx, log, "make the streams", func(ctx context.Context) error {
-		// It asks again by itself. After this it is told that it has to.
-		ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
-		defer cancel()
-		return topology.Ensure(ctx)
-	})
-	if err != nil {
+	if err := b.untilReachable(ctx, log, "make the streams", topology.Ensure); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil { // with an external NATS nobody else makes it

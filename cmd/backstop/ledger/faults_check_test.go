@@ -201,7 +201,7 @@ func (w *world) read(js jetstream.JetStream, b *books) (err error) {
 			return nil
 		}
 	}
-	return err
+	return errors.Join(err, w.ctx.Err())
 }
 
 func (w *world) letters(js jetstream.JetStream) (map[target][]streams.DeadLetter, error) {
