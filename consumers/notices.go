@@ -53,11 +53,15 @@ func newNotices(js jetstream.JetStream, log *slog.Logger) *notices {
 	return &notices{js: js, log: log, out: make(chan streams.Notice, noticeBacklog), counts: make(map[noticeKey]*noticeCount)}
 }
 
+// noticeOf is a notice of now.
+func noticeOf(kind streams.NoticeKind, id streams.EndpointID, message string, details map[string]any) streams.Notice {
+	return streams.Notice{Kind: kind, App: id.App, Capability: id.Capability, Time: time.Now(), Message: message, Details: details}
+}
+
 // send publishes a notice that stands for itself.
 func (n *notices) send(kind streams.NoticeKind, id streams.EndpointID, message string, details map[string]any) {
-	notice := streams.Notice{Kind: kind, App: id.App, Capability: id.Capability, Time: time.Now(), Message: message, Details: details}
 	select {
-	case n.out <- notice:
+	case n.out <- noticeOf(kind, id, message, details):
 	default:
 		n.log.Warn("a notice was dropped, as NATS doesn't take them", "kind", string(kind), "endpoint", id.String(), "message", message)
 	}
@@ -75,13 +79,8 @@ func (n *notices) add(kind streams.NoticeKind, id streams.EndpointID, message st
 func (n *notices) addAudited(key noticeKey, message string, details, audit map[string]any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c := n.counts[key]
-	if c == nil {
-		c = &noticeCount{}
-		n.counts[key] = c
-	}
-	c.count++
-	c.message, c.details = message, details
+	c := n.of(key)
+	c.add(message, details)
 	if audit != nil && len(c.audits) < maxAudits {
 		c.audits = append(c.audits, audit)
 	}
@@ -96,24 +95,16 @@ func (n *notices) addAudited(key noticeKey, message string, details, audit map[s
 // noticed a moment ago; a crash loses it from the count.
 func (n *notices) addStored(ctx context.Context, key noticeKey, message string, details map[string]any, id string) error {
 	n.mu.Lock()
-	c := n.counts[key]
-	if c == nil {
-		c = &noticeCount{}
-		n.counts[key] = c
-	}
+	c := n.of(key)
 	before, now := c.sent, time.Now()
 	if now.Sub(before) < noticeEvery {
-		c.count++
-		c.message, c.details = message, details
+		c.add(message, details)
 		n.mu.Unlock()
 		return nil
 	}
 	c.sent = now // others that come meanwhile are counted
 	n.mu.Unlock()
-	with := map[string]any{"count": 1}
-	maps.Copy(with, details)
-	notice := streams.Notice{Kind: key.kind, App: key.id.App, Capability: key.id.Capability, Time: now, Message: message, Details: with}
-	msg, err := notice.Msg()
+	msg, err := noticeOf(key.kind, key.id, message, counted(1, details)).Msg()
 	if err == nil {
 		_, err = n.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id))
 	}
@@ -125,10 +116,32 @@ func (n *notices) addStored(ctx context.Context, key noticeKey, message string, 
 	return err
 }
 
+// of returns the count of a key. The lock is held.
+func (n *notices) of(key noticeKey) *noticeCount {
+	c := n.counts[key]
+	if c == nil {
+		c = &noticeCount{}
+		n.counts[key] = c
+	}
+	return c
+}
+
+// add counts one more, of which the last one's words are kept.
+func (c *noticeCount) add(message string, details map[string]any) {
+	c.count++
+	c.message, c.details = message, details
+}
+
+// counted returns the details with how many they stand for.
+func counted(count int, details map[string]any) map[string]any {
+	with := map[string]any{"count": count}
+	maps.Copy(with, details)
+	return with
+}
+
 // flush sends what was counted. The lock is held.
 func (n *notices) flush(key noticeKey, c *noticeCount, now time.Time) {
-	details := map[string]any{"count": c.count}
-	maps.Copy(details, c.details)
+	details := counted(c.count, c.details)
 	if len(c.audits) > 0 {
 		details["audits"] = c.audits
 	}

@@ -151,7 +151,7 @@ func (s *stopped) missing(dir, msgs string, blocks []*block) (found []flaw) {
 		index, _ := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".blk"))
 		f := flaw{path: path, missing: b == nil, block: b}
 		for _, other := range blocks { // in order
-			if other.index < index || other.index == index {
+			if other.index <= index {
 				f.before = other.last
 			} else if f.next == 0 {
 				f.next = other.first

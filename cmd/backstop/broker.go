@@ -121,9 +121,10 @@ func (b *broker) maxMsgSize() int32 {
 }
 
 // untilReachable runs do until it succeeds, as long as what fails is the
-// connection, or a cluster that is just starting; anything else is returned at once. do bounds what it asks for: a
-// deadline here would take the place of JetStream's own timeout in each of its
-// requests, and one that went down with a server was waited for for 20 s.
+// connection, or a cluster that is just starting; anything else is returned at
+// once. do bounds what it asks for: a deadline here would take the place of
+// JetStream's own timeout in each of its requests, and one that went down with a
+// server was waited for for 20 s.
 func (b *broker) untilReachable(ctx context.Context, log *slog.Logger, what string, do func(context.Context) error) error {
 	for {
 		if err := b.untilConnected(ctx, log); err != nil {
