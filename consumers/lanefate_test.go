@@ -1,40 +1,24 @@
 package consumers_test
 
 import (
-	"bytes"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"backstop/consumers"
 	"backstop/streams"
+	"backstop/streams/logtest"
 )
 
-// journal is a log that a test reads.
-type journal struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(p)
-}
-
-func (j *journal) has(s string) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return strings.Contains(j.text.String(), s)
-}
-
-func (j *journal) into(c *consumers.Config) {
-	c.Log = slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelInfo}))
+// told has a replica log into a buffer.
+func told(j *logtest.Buffer) func(*consumers.Config) {
+	return func(c *consumers.Config) {
+		c.Log = slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	}
 }
 
 // park stores an event in its endpoint's own lane, to be tried at the given time.
@@ -69,11 +53,11 @@ func TestHalfLostLaneIsMended(t *testing.T) {
 	}
 	b.must(os.RemoveAll(lost))
 	b.park(id, "left", time.Time{})
-	j := &journal{}
-	b.start("r1", j.into)
+	j := &logtest.Buffer{}
+	b.start("r1", told(j))
 	b.eventually("the delivery", func() bool { return len(quiz.received()) == 1 })
 	b.settled()
-	if !j.has("own lane: can't work") {
+	if !strings.Contains(j.String(), "own lane: can't work") {
 		t.Error("the durable could be updated: the test shows nothing")
 	}
 }
@@ -87,15 +71,15 @@ func TestLaneRemovedByAnotherReplica(t *testing.T) {
 	b.apply("quiz", quiz.URL, quick, "analytics")
 	id := endpoint("analytics", "quiz")
 	b.park(id, "early", time.Now().Add(4*time.Second))
-	j := &journal{}
-	b.start("r1", j.into)
+	j := &logtest.Buffer{}
+	b.start("r1", told(j))
 	for range 3 {
 		b.eventually("a pull to wait at the lane", func() bool { info := b.lane(id); return info != nil && info.NumWaiting > 0 })
 		b.must(b.js.DeleteConsumer(b.ctx, streams.LaneStream, id.LaneConsumer()))
 	}
 	b.eventually("the delivery", func() bool { return len(quiz.received()) == 1 })
 	b.settled()
-	if j.has("own lane: can't work") {
-		t.Errorf("it was told:\n%s", j.text.String())
+	if strings.Contains(j.String(), "own lane: can't work") {
+		t.Errorf("it was told:\n%s", j.String())
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams/logtest"
 )
 
 // accounts is a NATS server with the users of docs/deploy/nats-accounts.conf.
@@ -65,9 +67,9 @@ func startAccounts(t *testing.T) *accounts {
 }
 
 // serve runs the pipeline as the user backstop, and returns what it logs.
-func (a *accounts) serve() *lockedBuffer {
+func (a *accounts) serve() *logtest.Buffer {
 	a.Helper()
-	log := new(lockedBuffer)
+	log := new(logtest.Buffer)
 	cfg := defaultConfig()
 	cfg.NATSURL, cfg.NATSUser, cfg.NATSPassword, cfg.NATSInboxPrefix = a.url, "backstop", "pass-of-backstop", "_INBOX_backstop"
 	cfg.DataDir, cfg.HTTPAddr = a.TempDir(), "127.0.0.1:0"
@@ -124,24 +126,6 @@ func freePort(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
-}
-
-// lockedBuffer is a buffer that several write to.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // as runs a command as a user, and returns its exit code and what it said.

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/streams"
+	"backstop/streams/logtest"
 	"backstop/streams/manifest"
 	"backstop/streams/secrets"
 )
@@ -26,9 +25,8 @@ import (
 // the URL that came with it, and the result is there to be read; and nothing of
 // that URL is logged.
 func TestCallbackToAPipeline(t *testing.T) {
-	var mu sync.Mutex
-	var log bytes.Buffer
-	where, stop := startServe(t, slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	var log logtest.Buffer
+	where, stop := startServe(t, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	urls, answers := make(chan string, 1), make(chan int, 1)
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		url := r.Header.Get("X-Callback-URL")
@@ -96,8 +94,6 @@ func TestCallbackToAPipeline(t *testing.T) {
 		t.Errorf("%s answered %d", url, status)
 	}
 	stop()
-	mu.Lock()
-	defer mu.Unlock()
 	if strings.Contains(log.String(), "/callbacks/") || strings.Contains(log.String(), url[len(where.HTTP+"/callbacks/"):]) {
 		t.Errorf("the log has the callback URL:\n%s", log.String())
 	}
@@ -108,17 +104,6 @@ func fatal(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-type lockedWriter struct {
-	mu *sync.Mutex
-	w  io.Writer
-}
-
-func (l lockedWriter) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
 }
 
 // startServe runs the pipeline in this process until stop is called, or the

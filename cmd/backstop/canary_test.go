@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"backstop/streams/logtest"
 )
 
 // canaries are what must show up nowhere, by what they are.
@@ -129,7 +131,7 @@ func TestSecretsShowUpNowhere(t *testing.T) {
 		"BACKSTOP_NATS_TOKEN=" + string(hidden["the NATS token"]), "BACKSTOP_ADMIN_TOKEN=" + string(hidden["the admin token"]),
 	}}
 	serve := p.command("serve")
-	log := new(lockedBuffer)
+	log := new(logtest.Buffer)
 	serve.Stdout, serve.Stderr = log, log
 	if err := serve.Start(); err != nil {
 		t.Fatal(err)
@@ -171,7 +173,7 @@ func TestSecretsShowUpNowhere(t *testing.T) {
 		said = append(append(said, out...), errs...)
 	}
 	waiting := outside.command("serve")
-	waitingLog := new(lockedBuffer)
+	waitingLog := new(logtest.Buffer)
 	waiting.Stderr = waitingLog
 	if err := waiting.Start(); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"backstop/streams/logtest"
 )
 
 // writeCertificate makes a certificate for loopback, signed by itself.
@@ -70,7 +72,7 @@ func TestServeWithTLS(t *testing.T) {
 	}
 	for _, ca := range []string{certFile, ""} {
 		t.Setenv("NATS_CA", ca)
-		var said lockedBuffer
+		var said logtest.Buffer
 		if code := run([]string{"status"}, strings.NewReader(""), &said, &said); code != 0 {
 			t.Errorf("status with NATS_CA=%q: exit code %d, said %s", ca, code, said.String())
 		}
@@ -113,7 +115,7 @@ func TestServeWithTLS(t *testing.T) {
 func TestCertificateIsReadAgain(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := writeCertificate(t, dir, "first")
-	log := new(lockedBuffer)
+	log := new(logtest.Buffer)
 	c := &certificate{certFile: certFile, keyFile: keyFile, log: slog.New(slog.NewTextHandler(log, nil))}
 	served := func() string {
 		c.looked = time.Time{} // as if a second had gone by

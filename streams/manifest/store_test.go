@@ -1,19 +1,18 @@
 package manifest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/embedded/natstest"
+	"backstop/streams/logtest"
 )
 
 func newStore(t *testing.T, n *natstest.Server, log *slog.Logger) (*Store, jetstream.KeyValue) {
@@ -142,24 +141,6 @@ func TestStoreListShowsWhatItCantRead(t *testing.T) {
 	}
 }
 
-// logBuffer takes log lines from another goroutine.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // follow runs Watch until the test ends, and returns what it tells, in words.
 func follow(t *testing.T, s *Store) func() string {
 	t.Helper()
@@ -197,7 +178,7 @@ func follow(t *testing.T, s *Store) func() string {
 
 func TestStoreWatch(t *testing.T) {
 	t.Parallel()
-	var log logBuffer
+	var log logtest.Buffer
 	n := natstest.Start(t)
 	s, kv := newStore(t, n, slog.New(slog.NewTextHandler(&log, nil)))
 	mustPut(t, s, app(t, "a", "/1"))

@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"log/slog"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"backstop/embedded/natstest"
+	"backstop/streams/logtest"
 )
 
 // fixture is a bucket with a published key.
@@ -49,26 +49,8 @@ func testKey(t *testing.T, seed byte) *Key {
 	return key
 }
 
-// log takes lines from another goroutine.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // keyring runs a keyring until the test ends, and returns it when it is ready.
-func (b *fixture) keyring(key *Key, l *log) *Keyring {
+func (b *fixture) keyring(key *Key, l *logtest.Buffer) *Keyring {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	k := NewKeyring(key, b.kv, slog.New(slog.NewTextHandler(l, nil)))

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"backstop/streams/logtest"
 )
 
 func TestKeyringFollowsTheStore(t *testing.T) {
@@ -13,7 +15,7 @@ func TestKeyringFollowsTheStore(t *testing.T) {
 	b := newFixture(t)
 	first, second, third := Generate(), Generate(), Generate()
 	b.must(func(ctx context.Context) error { return b.store.Set(ctx, "early", first) })
-	k := b.keyring(b.key, &log{})
+	k := b.keyring(b.key, &logtest.Buffer{})
 	if !b.has(k, "early", first)() {
 		t.Error("what was there before isn't there when it is ready")
 	}
@@ -42,7 +44,7 @@ func TestActiveEndsWithTheGrace(t *testing.T) {
 			now = now.Add(time.Hour)
 		}
 	}
-	k := b.keyring(b.key, &log{})
+	k := b.keyring(b.key, &logtest.Buffer{})
 	for _, tt := range []struct {
 		at     time.Duration // after the last rotation
 		want   []Secret
@@ -89,7 +91,7 @@ func TestKeyringKeepsTheLastGood(t *testing.T) {
 	b := newFixture(t)
 	good, other := Generate(), Generate()
 	b.must(func(ctx context.Context) error { return b.store.Set(ctx, "quiz", good) })
-	var l log
+	var l logtest.Buffer
 	k := b.keyring(b.key, &l)
 
 	put := func(app string, value []byte) {
@@ -163,7 +165,7 @@ func TestKeyringSurvivesRestartOfTheServer(t *testing.T) {
 	b := newFixture(t)
 	first, second := Generate(), Generate()
 	b.must(func(ctx context.Context) error { return b.store.Set(ctx, "quiz", first) })
-	k := b.keyring(b.key, &log{})
+	k := b.keyring(b.key, &logtest.Buffer{})
 	b.nats.Stop()
 	if !b.has(k, "quiz", first)() {
 		t.Error("without a server the secrets are gone")
@@ -176,7 +178,7 @@ func TestKeyringSurvivesRestartOfTheServer(t *testing.T) {
 func TestKeyringNoticesAnotherPublicKey(t *testing.T) {
 	t.Parallel()
 	b := newFixture(t)
-	var l log
+	var l logtest.Buffer
 	b.keyring(b.key, &l)
 	if err := b.kv.Delete(t.Context(), PublicKeyName); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams/logtest"
 )
 
 func TestStoreCreate(t *testing.T) {
@@ -187,7 +189,7 @@ func TestNoSecretTravelsOrRestsInClear(t *testing.T) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	k := b.keyring(b.key, &log{})
+	k := b.keyring(b.key, &logtest.Buffer{})
 	canaries := []Secret{Generate(), Generate(), Generate()}
 	if err := b.store.Create(t.Context(), "quiz", canaries[0]); err != nil {
 		t.Fatal(err)

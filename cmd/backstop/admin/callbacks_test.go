@@ -1,7 +1,6 @@
 package admin_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +21,7 @@ import (
 	"backstop/dispatcher/sign"
 	"backstop/embedded/natstest"
 	"backstop/streams"
+	"backstop/streams/logtest"
 )
 
 // What the tests' app signs with: its secret, and the one before it.
@@ -39,30 +39,12 @@ type desk struct {
 	srv    *natstest.Server
 	js     jetstream.JetStream
 	issuer *callback.Issuer
-	log    *lines
-}
-
-// lines is a log that can be read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log    *logtest.Buffer
 }
 
 func newDesk(t *testing.T) *desk {
 	t.Helper()
-	d := &desk{T: t, srv: natstest.Start(t), issuer: callback.NewIssuer(tokenKey, 0), log: &lines{}}
+	d := &desk{T: t, srv: natstest.Start(t), issuer: callback.NewIssuer(tokenKey, 0), log: &logtest.Buffer{}}
 	d.js = d.srv.JetStream()
 	d.must(streams.NewTopology(d.js, streams.Settings{StoreBytes: 4 << 30}).Ensure(t.Context()))
 	return d
