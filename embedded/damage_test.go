@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -136,6 +138,19 @@ func zero(b []byte) []byte  { clear(b[len(b)/3 : len(b)/2]); return b }
 func begin(b []byte) []byte { clear(b[:100]); return b }
 func empty([]byte) []byte   { return nil }
 
+// compress does to a block what nats-server does to those of a stream with S2.
+func compress(b []byte) []byte {
+	end := len(b) - recordChecksum
+	var body bytes.Buffer
+	w := s2.NewWriter(&body)
+	_, err := w.Write(b[:end])
+	if err = errors.Join(err, w.Close()); err != nil {
+		panic(err) // a Buffer takes everything
+	}
+	head := binary.AppendUvarint([]byte("cmp\x01"), uint64(len(b)))
+	return slices.Concat(head, body.Bytes(), b[end:])
+}
+
 func remove(t *testing.T, path string) {
 	t.Helper()
 	if err := os.RemoveAll(path); err != nil {
@@ -159,6 +174,7 @@ func TestDamagedBlocksAreRefused(t *testing.T) {
 		atLeast int // messages that are there after the loss was accepted
 	}{
 		{"a byte, after a crash", k.crashed, middle, rewrite(flip), 99},
+		{"a byte that was wrong before its block was compressed", k.crashed, middle, rewrite(func(b []byte) []byte { return compress(flip(b)) }), 99},
 		{"the first record of a block, after a crash", k.crashed, middle, rewrite(begin), 99},
 		{"zeros, after a crash", k.crashed, middle, rewrite(zero), 93},
 		{"half a block in the middle, after a crash", k.crashed, middle, rewrite(half), 84},

@@ -35,9 +35,10 @@ func (s *Server) salvage(flaws []flaw) error {
 		if err != nil {
 			return err
 		}
+		records, _ := decompress(content) // where that fails, nothing in it is good
 		var kept []byte
-		for _, p := range f.block.good {
-			kept = append(kept, content[p.from:p.to]...)
+		for _, p := range f.block.good { // places in what was decompressed
+			kept = append(kept, records[p.from:p.to]...)
 		}
 		if err := aside.copy(f.path, content); err != nil {
 			return err
