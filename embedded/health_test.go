@@ -1,9 +1,11 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,9 +16,19 @@ import (
 )
 
 // A disk that fills is made of a limit on the size of files: a failed write is
-// a failed write, and this one needs no privilege. Not to be run in parallel,
-// since the limit is the whole process's.
+// a failed write, and this one needs no privilege. The limit is the whole
+// process's, so the test is a process of its own: go test keeps a file of what
+// tests open, and failed all of them once when that grew too large meanwhile.
 func TestHealthTellsOfFailedWrites(t *testing.T) {
+	const alone = "EMBEDDED_TEST_ALONE"
+	if os.Getenv(alone) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), alone+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
 	dir := t.TempDir()
 	s := start(t, Config{DataDir: dir})
 	js, stream := makeStream(t, s)
