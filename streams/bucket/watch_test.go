@@ -168,6 +168,12 @@ func TestWatchSurvivesRestartOfTheServer(t *testing.T) {
 
 func TestWatchTellsRemovalsOfARecreatedBucket(t *testing.T) {
 	js := natstest.Start(t).JetStream()
+	// With an account's last stream the server removes the directory that holds
+	// its streams, and does so after its answer: a stream made at that instant
+	// then finds no place for its store (API error 10049).
+	if _, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "other"}); err != nil {
+		t.Fatal(err)
+	}
 	kv := newBucket(t, js)
 	for i := range 5 {
 		put(t, kv, "a", fmt.Sprint(i))
