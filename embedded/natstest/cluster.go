@@ -90,9 +90,11 @@ func (c *Servers) awaitReady() {
 	c.place(deadline)
 }
 
-// place makes a stream that has a copy on every running server, and removes it.
-// On a busy machine the leader takes a server that it has heard from for
-// offline again, and then a test's first stream is refused.
+// place makes a stream that has a copy on every running server. On a busy
+// machine the leader takes a server that it has heard from for offline again,
+// and then a test's first stream is refused. The stream stays: with an account's
+// last stream a server removes the directory of its streams, some time after its
+// answer, and a test's first stream then found no place for its store (10049).
 func (c *Servers) place(deadline time.Time) {
 	c.t.Helper()
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
@@ -114,10 +116,11 @@ func (c *Servers) place(deadline time.Time) {
 	}
 	probe := jetstream.StreamConfig{Name: "NATSTEST", Subjects: []string{"natstest"}, Storage: jetstream.MemoryStorage, Replicas: running}
 	for {
-		if _, err = js.CreateOrUpdateStream(ctx, probe); err == nil {
-			err = js.DeleteStream(ctx, probe.Name)
-		}
+		err := js.DeleteStream(ctx, probe.Name) // the one of an earlier place says nothing of now
 		if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+			_, err = js.CreateStream(ctx, probe)
+		}
+		if err == nil {
 			return
 		}
 		select {
