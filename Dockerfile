@@ -6,7 +6,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=dev
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/backstop ./cmd/backstop
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -pgo=cmd/backstop/load.pgo -ldflags "-s -w -X main.version=${VERSION}" -o /out/backstop ./cmd/backstop
 # Where the image's user may write: a volume takes its owner from here.
 RUN mkdir /out/data
 

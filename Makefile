@@ -28,9 +28,17 @@ FAST     := $(addsuffix /...,$(addprefix ./,$(wildcard streams dispatcher fallba
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
+# What the compiler optimizes for: docs/performance.md. Not named default.pgo, as
+# "go test" would then compile everything a second time.
+PGO := cmd/backstop/load.pgo
+
 .PHONY: build
 build: ## bin/backstop, static
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/backstop ./cmd/backstop
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -pgo=$(PGO) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/backstop ./cmd/backstop
+
+.PHONY: pgo
+pgo: build ## a new profile for the compiler, of deliveries and calls on this machine
+	bin/backstop bench throughput calls --span 10s --cpuprofile $(PGO)
 
 .PHONY: test
 test: ## the tests (PKG=./... to choose)
