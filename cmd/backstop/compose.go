@@ -100,6 +100,7 @@ func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus
 		counted.BreakerChanged(c)
 		transitions.Push(c)
 	}), limit.NewSet()
+	counted.Windows(registry, limits.Held)
 	parts := consumers.Config{
 		JetStream: b.js, Calls: b.calls, Topology: topology,
 		Deliver: dispatcher.Chain(p.poster.Post,

@@ -1,7 +1,9 @@
 package limit_test
 
 import (
+	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -351,5 +353,38 @@ func BenchmarkAcquire(b *testing.B) {
 			b.Fatal(reason)
 		}
 		done(limit.Success)
+	}
+}
+
+func TestHeld(t *testing.T) {
+	set := limit.NewSet()
+	open := func(app string, failures, events int) {
+		ep := endpoint(100, 0, true)
+		ep.App = app
+		l := set.Get(ep)
+		for range failures {
+			done, _, _ := l.Acquire(event)
+			done(limit.Failure)
+		}
+		for range events {
+			l.Acquire(event)
+		}
+	}
+	open("idle", 2, 0)   // its window is 2 of 100, and one was in flight at once
+	open("first", 0, 8)  // 8, as of one that nothing is known of
+	open("failed", 2, 2) // 2
+	open("worse", 3, 1)  // 1
+	open("little", 0, 3) // 8, which are more than twice what it has
+	got := func(most int) (all []string) {
+		for _, h := range set.Held(most) {
+			all = append(all, fmt.Sprintf("%s %d/%d", h.App, h.Window, h.Ceiling))
+		}
+		return all
+	}
+	if want := []string{"worse 1/100", "failed 2/100", "first 8/100"}; !slices.Equal(got(10), want) {
+		t.Errorf("held are %q, want %q", got(10), want)
+	}
+	if want := []string{"worse 1/100"}; !slices.Equal(got(1), want) {
+		t.Errorf("the one held back the most is %q, want %q", got(1), want)
 	}
 }

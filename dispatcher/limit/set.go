@@ -1,6 +1,8 @@
 package limit
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 
 	"backstop/streams"
@@ -46,4 +48,37 @@ func (s *Set) Remove(id streams.EndpointID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.limiters, id)
+}
+
+// Held is an endpoint whose window lets fewer events be in flight than its
+// manifest does, and is a bound that matters, or nearly.
+type Held struct {
+	streams.EndpointID
+	Window  int // how many may be in flight now, at least 1
+	Ceiling int // how many the manifest lets
+}
+
+// Held returns the endpoints that are held back, those with the least of their
+// ceiling first, and at most so many.
+func (s *Set) Held(most int) []Held {
+	var all []Held
+	s.mu.RLock()
+	for id, l := range s.limiters {
+		if h := (Held{EndpointID: id}); l.held(&h) {
+			all = append(all, h)
+		}
+	}
+	s.mu.RUnlock()
+	slices.SortFunc(all, func(a, b Held) int {
+		return cmp.Or(cmp.Compare(a.Window*b.Ceiling, b.Window*a.Ceiling), a.Compare(b.EndpointID))
+	})
+	return all[:min(len(all), most)]
+}
+
+// held fills in the numbers, and tells whether the endpoint is held back.
+func (l *Limiter) held(h *Held) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.Window, h.Ceiling = l.window.size, l.ceiling()
+	return h.Window < h.Ceiling && l.window.used()
 }

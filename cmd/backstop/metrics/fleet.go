@@ -149,9 +149,9 @@ func (f *fleet) setHealth(app string, h *streams.Health) {
 	}
 }
 
-// leastNamed is how many endpoints whose breaker is not closed, and apps that
-// are not healthy, are named even when few endpoints have series of their own:
-// there are alerts on them.
+// leastNamed is how many endpoints whose breaker is not closed, or that are held
+// back by their windows, and apps that are not healthy, are named even when few
+// endpoints have series of their own: there are alerts on them.
 const leastNamed = 100
 
 var (

@@ -21,6 +21,7 @@ import (
 
 	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
+	"backstop/dispatcher/limit"
 	"backstop/embedded/natstest"
 	"backstop/fallback"
 	"backstop/streams"
@@ -47,6 +48,7 @@ func everything(t *testing.T) *prometheus.Registry {
 	m.Call(quiz, streams.SourceApp, "", time.Second)
 	m.Fallback(quiz, "default", nil)
 	m.HealthCheck(streams.Healthy)
+	m.Windows(registry, func(int) []limit.Held { return []limit.Held{{EndpointID: quiz, Window: 2, Ceiling: 4}} })
 	m.fleet.setHealth("quiz", &streams.Health{State: streams.Unhealthy})
 	Cache(registry, func() fallback.CacheStats { return fallback.CacheStats{Hits: 1} })
 	Callbacks(registry)
@@ -262,6 +264,28 @@ backstop_breakers{state="open"} 1
 }
 
 // Only apps that are not well have series of their own.
+// An endpoint whose manifest went may be in flight still; it has no series.
+func TestWindows(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	m := New(registry, Config{})
+	m.fleet.declare("quiz", &manifest.Manifest{AppID: "quiz", Webhooks: map[string]manifest.Webhook{"quizAnswer": {Path: "/"}}}, manifest.Defaults{})
+	gone := streams.EndpointID{Capability: "quizAnswer", App: "gone"}
+	m.Windows(registry, func(most int) []limit.Held {
+		if most != leastNamed {
+			t.Errorf("asked for %d endpoints, want %d", most, leastNamed)
+		}
+		return []limit.Held{{EndpointID: gone, Window: 1, Ceiling: 4}, {EndpointID: quiz, Window: 2, Ceiling: 4}}
+	})
+	const want = `
+# HELP backstop_endpoint_window Events that may be in flight at once to an endpoint that is held below its concurrency, for those held back the most.
+# TYPE backstop_endpoint_window gauge
+backstop_endpoint_window{app="quiz",capability="quizAnswer"} 2
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "backstop_endpoint_window"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAppHealth(t *testing.T) {
 	f := newFleet(newNames(0))
 	for app, state := range map[string]streams.HealthState{
