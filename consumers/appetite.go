@@ -1,13 +1,58 @@
 package consumers
 
-import "github.com/nats-io/nats.go/jetstream"
+import (
+	"sync/atomic"
 
-// pullBytes is about how much memory one pull may take.
-const pullBytes = 32 << 20
+	"github.com/nats-io/nats.go/jetstream"
 
-// appetite keeps pulls from taking much more memory than pullBytes: a lane asks
-// for as many messages as would fit if all were as large as the largest of late.
-// The zero value is ready to use. It belongs to the goroutine that pulls.
+	"backstop/streams"
+)
+
+// What this process asks NATS for at once, and what it holds.
+const (
+	// inTransit is about how many bytes may be on their way to this process.
+	// nats-server cuts off a connection for which more than its max_pending
+	// waits, 64 MiB by default. Eight lanes that asked for 32 MiB each, as they
+	// did once, of events of 256 KiB, lost the connection over and over and
+	// delivered 20 events a second.
+	inTransit = 32 << 20
+	// held is about how many bytes of events all shared lanes may hold. A
+	// flood of large events waits at the broker, and not in memory.
+	held = 256 << 20
+	// leastPull is what an own lane may ask for however many others there are,
+	// of which few pull at the same moment.
+	leastPull = 64 << 10
+	// leastHeld is what a shared lane may hold at least: some of the largest.
+	leastHeld = 4 * streams.MaxPayload
+)
+
+// rations deal out inTransit and held to the lanes of this process: half of what
+// is in transit to the shared ones, half to the own ones. The zero value is
+// ready to use.
+type rations struct{ shared, own atomic.Int64 }
+
+// join counts a lane in until the returned function is called.
+func join(lanes *atomic.Int64) (leave func()) {
+	lanes.Add(1)
+	return func() { lanes.Add(-1) }
+}
+
+// sharedPull is how many bytes one pull of a shared lane may ask for.
+func (r *rations) sharedPull() int { return share(inTransit/2, &r.shared, 0) }
+
+// ownPull is how many one of an own lane may.
+func (r *rations) ownPull() int { return share(inTransit/2, &r.own, leastPull) }
+
+// sharedHeld is how many bytes one shared lane may hold.
+func (r *rations) sharedHeld() int { return share(held, &r.shared, leastHeld) }
+
+func share(all int, lanes *atomic.Int64, least int) int {
+	return max(all/max(int(lanes.Load()), 1), least)
+}
+
+// appetite keeps pulls within a number of bytes: a lane asks for as many
+// messages as would fit if all were as large as the largest of late. The zero
+// value is ready to use. It belongs to the goroutine that pulls.
 //
 // The broker can't be asked to see to it. On three servers its word that a pull
 // with a byte limit is complete overtakes the messages, which wait for the
@@ -16,20 +61,19 @@ const pullBytes = 32 << 20
 // until their events were dead letters for having been handed out too often.
 type appetite struct{ largest int }
 
-// firstGuess is the size that is assumed before anything was seen.
-const firstGuess = pullBytes / 128
-
-// seen notes a message's size. One that was large once is forgotten slowly.
+// seen notes a message's size. One that was large once is forgotten slowly, so
+// that the next one doesn't come by the hundred.
 func (a *appetite) seen(msg jetstream.Msg) {
-	a.largest = max(len(msg.Data()), a.largest-a.largest/64)
+	a.largest = max(len(msg.Data()), a.largest-a.largest/512-1)
 }
 
-// atMost returns n, or as many messages as are likely to fit, and at least one
-// if n is.
-func (a *appetite) atMost(n int) int {
+// atMost returns n, or as many messages as are likely to fit into so many
+// bytes, and at least one if n is. Before any was seen, all are taken for as
+// large as they may be.
+func (a *appetite) atMost(n, bytes int) int {
 	largest := a.largest
 	if largest == 0 {
-		largest = firstGuess
+		largest = streams.MaxPayload
 	}
-	return min(n, max(pullBytes/largest, 1))
+	return min(n, max(bytes/largest, 1))
 }

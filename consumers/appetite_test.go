@@ -58,31 +58,79 @@ type sized struct {
 func (s sized) Data() []byte { return make([]byte, s.size) }
 
 func TestAppetite(t *testing.T) {
+	const room = 32 << 20
 	var a appetite
-	if n := a.atMost(512); n != 128 {
-		t.Errorf("before anything was seen: %d, want 128", n)
+	if n := a.atMost(512, room); n != 128 {
+		t.Errorf("before anything was seen: %d, want the 128 of 256 KiB that fit", n)
 	}
-	if n := a.atMost(1); n != 1 {
+	if n := a.atMost(1, room); n != 1 {
 		t.Errorf("of one: %d", n)
 	}
 	for range 10 {
 		a.seen(sized{size: 100})
 	}
-	if n := a.atMost(512); n != 512 {
+	if n := a.atMost(512, room); n != 512 {
 		t.Errorf("after small ones: %d, want all 512", n)
 	}
 	a.seen(sized{size: 900 << 10})
-	if n := a.atMost(512); n != 36 {
+	if n := a.atMost(512, room); n != 36 {
 		t.Errorf("after a large one: %d, want the 36 that fit into 32 MiB", n)
 	}
-	for range 1000 {
+	for range 200 {
 		a.seen(sized{size: 100})
 	}
-	if n := a.atMost(512); n != 512 {
+	if n := a.atMost(512, room); n > 60 {
+		t.Errorf("a large one 200 ago: %d, want about 50: the next may come soon", n)
+	}
+	for range 10_000 {
+		a.seen(sized{size: 100})
+	}
+	if n := a.atMost(512, room); n != 512 {
 		t.Errorf("a large one long ago: %d, want all 512", n)
 	}
 	a.seen(sized{size: 64 << 20})
-	if n := a.atMost(512); n != 1 {
+	if n := a.atMost(512, room); n != 1 {
 		t.Errorf("after one larger than the room: %d, want 1", n)
 	}
+}
+
+func TestRations(t *testing.T) {
+	var r rations
+	for _, tt := range []struct{ shared, own, sharedPull, ownPull, sharedHeld int }{
+		{0, 0, 16 << 20, 16 << 20, 256 << 20},
+		{1, 1, 16 << 20, 16 << 20, 256 << 20},
+		{8, 64, 2 << 20, 256 << 10, 32 << 20},
+		{1024, 1000, 16 << 10, 64 << 10, 1 << 20},
+	} {
+		r.shared.Store(int64(tt.shared))
+		r.own.Store(int64(tt.own))
+		if got := r.sharedPull(); got != tt.sharedPull {
+			t.Errorf("%d shared lanes pull %d bytes each, want %d", tt.shared, got, tt.sharedPull)
+		}
+		if got := r.ownPull(); got != tt.ownPull {
+			t.Errorf("%d own lanes pull %d bytes each, want %d", tt.own, got, tt.ownPull)
+		}
+		if got := r.sharedHeld(); got != tt.sharedHeld {
+			t.Errorf("%d shared lanes hold %d bytes each, want %d", tt.shared, got, tt.sharedHeld)
+		}
+	}
+}
+
+func TestHoldsCountBytes(t *testing.T) {
+	h := newHolds()
+	expect := func(count, bytes int) {
+		t.Helper()
+		if c, b := h.held(); c != count || b != bytes {
+			t.Errorf("holds %d messages of %d bytes, want %d of %d", c, b, count, bytes)
+		}
+	}
+	h.add(1, sized{size: 10})
+	h.add(2, sized{size: 5})
+	h.add(2, sized{size: 5}) // handed out again
+	expect(2, 15)
+	h.release(1)
+	h.release(1) // settled twice, as after a late mark
+	expect(1, 5)
+	h.release(2)
+	expect(0, 0)
 }

@@ -19,6 +19,7 @@ import (
 type holds struct {
 	mu    sync.Mutex
 	bySeq map[uint64]hold
+	size  int           // bytes of their payloads
 	freed chan struct{} // one token after each release
 }
 
@@ -39,13 +40,17 @@ func (h *holds) add(seq uint64, msg jetstream.Msg) bool {
 		return false
 	}
 	h.bySeq[seq] = hold{msg: msg, since: time.Now()}
+	h.size += len(msg.Data())
 	return true
 }
 
 // release gives a message up, settled or not.
 func (h *holds) release(seq uint64) {
 	h.mu.Lock()
-	delete(h.bySeq, seq)
+	if held, ok := h.bySeq[seq]; ok {
+		h.size -= len(held.msg.Data())
+		delete(h.bySeq, seq)
+	}
 	h.mu.Unlock()
 	select {
 	case h.freed <- struct{}{}:
@@ -53,11 +58,11 @@ func (h *holds) release(seq uint64) {
 	}
 }
 
-// len is the number of messages held.
-func (h *holds) len() int {
+// held is how many messages are held, and how many bytes their payloads have.
+func (h *holds) held() (count, bytes int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.bySeq)
+	return len(h.bySeq), h.size
 }
 
 // markEvery is how often holds are marked as in progress. What is settled

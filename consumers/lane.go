@@ -45,6 +45,7 @@ type lane struct {
 
 // run pulls until ctx ends.
 func (l *lane) run(ctx context.Context) {
+	defer join(&l.p.rations.shared)()
 	for ctx.Err() == nil {
 		if err := l.pull(ctx); err != nil && ctx.Err() == nil {
 			l.p.log.Warn("shared lane: can't pull, trying again", "capability", l.capability, "error", err)
@@ -67,15 +68,17 @@ func (l *lane) pull(ctx context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
-		room := laneRoom - l.holds.len()
-		if room <= 0 {
+		count, size := l.holds.held()
+		room, bytes := laneRoom-count, l.p.rations.sharedHeld()-size
+		if room <= 0 || bytes <= 0 {
 			select {
 			case <-ctx.Done():
 			case <-l.holds.freed:
 			}
 			continue
 		}
-		if _, err := pullOnce(ctx, cons, l.appetite.atMost(min(room, pullBatch)), pullExpiry, l.receive); err != nil {
+		n := l.appetite.atMost(min(room, pullBatch), min(bytes, l.p.rations.sharedPull()))
+		if _, err := pullOnce(ctx, cons, n, pullExpiry, l.receive); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,7 @@ type ownLane struct {
 // lane whose durable is gone, whether the runner may end; when events were
 // parked in the meantime it may not.
 func (l *ownLane) run(ctx context.Context, parked func() uint64, done func(uint64) bool) {
+	defer join(&l.p.rations.own)()
 	for ctx.Err() == nil {
 		seen := parked()
 		empty, err := l.work(ctx)
@@ -163,7 +164,10 @@ func (l *ownLane) batch() int {
 			return 1
 		}
 	}
-	return l.appetite.atMost(min(l.e.box.free(), pullBatch))
+	if _, size := l.p.laneHolds.held(); size > held {
+		return 1 // each goes on, and no faster than memory lasts
+	}
+	return l.appetite.atMost(min(l.e.box.free(), pullBatch), l.p.rations.ownPull())
 }
 
 // wait returns when the time is over, a run has ended, or the endpoint has changed.

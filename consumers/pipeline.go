@@ -110,6 +110,7 @@ type Pipeline struct {
 	capabilities *capabilities
 	lanes        *lanes
 	laneHolds    *holds
+	rations      rations
 	probes       *probes
 	parker       *parker
 	spiller      *spiller

@@ -290,3 +290,33 @@ func TestManifestAppliedJustBeforeThePublish(t *testing.T) {
 		t.Errorf("%d of %d events were dead-lettered: %s", len(dead), apps, dead[0].Err)
 	}
 }
+
+// NATS cuts a connection off for which 64 MiB wait. Lanes that find a flood of
+// large events ask for no more than arrives.
+func TestLargeEventsDontCostTheConnection(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var capabilities []string
+	for i := range 8 {
+		capabilities = append(capabilities, fmt.Sprint("large", i))
+	}
+	receiver := newApp(b, always(http.StatusOK))
+	b.apply("quiz", receiver.URL, nil, capabilities...)
+	p := b.start("first")
+	for _, c := range capabilities {
+		b.publishable(c)
+	}
+	b.must(p.stop())
+	payload := `"` + strings.Repeat("x", 250<<10) + `"`
+	const each = 50 // 100 MB
+	for _, c := range capabilities {
+		for i := range each {
+			b.publish(streams.EndpointID{Capability: c, App: "quiz"}, fmt.Sprintf("%s-%d", c, i), payload)
+		}
+	}
+	b.start("second")
+	b.eventually("all events", func() bool { return len(receiver.byID()) == each*len(capabilities) })
+	if n := b.nc.Stats().Reconnects; n > 0 {
+		t.Errorf("the connection to NATS was lost %d times", n)
+	}
+}

@@ -13,7 +13,10 @@ import (
 // What a scan reads at once, and how long its consumer outlives it if the
 // process dies.
 const (
-	readBatch   = 256
+	readBatch = 256
+	// readWhole is for messages with their payloads: a batch of the largest has
+	// to stay well below the 64 MiB for which nats-server cuts a connection off.
+	readWhole   = 64
 	readLinger  = time.Minute
 	readTimeout = 10 * time.Second
 )
@@ -152,7 +155,11 @@ func (s scan) read(ctx context.Context, js jetstream.JetStream, visit func(store
 
 // some visits what the consumer has now; more is false when the scan is over.
 func (s scan) some(cons jetstream.Consumer, next *uint64, visit func(stored) (bool, error)) (more bool, err error) {
-	batch, err := cons.FetchNoWait(readBatch)
+	n := readWhole
+	if s.headersOnly {
+		n = readBatch
+	}
+	batch, err := cons.FetchNoWait(n)
 	if err != nil {
 		return false, err
 	}
