@@ -61,6 +61,12 @@ func (w *world) strikeOnce(b blow) {
 		w.split(w.metaLeader(), b.long)
 	case "power":
 		w.powerLoss(r, b.long)
+	case "power of a node":
+		w.nodesLosePower(b.what, b.long, w.nodes[b.who])
+	case "power of the leader":
+		w.nodesLosePower(b.what, b.long, w.leader())
+	case "power of all nodes":
+		w.nodesLosePower(b.what, b.long, w.nodes...)
 	case "fill":
 		w.diskFull(r, b.long)
 	case "part":

@@ -22,17 +22,18 @@ type disk struct {
 	loop  string // the device; "" for one in memory
 }
 
-// newDisk mounts one: ext4 on a loop device, which can lose its power, or a
-// small one in memory, which can be filled.
-func newDisk(w *world, power bool) *disk {
+// newDisk mounts one at a place in the run's directory: ext4 on a loop device,
+// which can lose its power, or a small one in memory, which can be filled.
+func newDisk(w *world, name string, power bool) *disk {
 	w.Helper()
-	d := &disk{w: w, mount: filepath.Join(w.dir, "disk")}
+	d := &disk{w: w, mount: filepath.Join(w.dir, name)}
+	w.disks = append(w.disks, d)
 	w.must(os.Mkdir(d.mount, 0o700))
 	if !power {
 		w.must(run(w.ctx, "mount", "-t", "tmpfs", "-o", "size=640m", "faults", d.mount))
 		return d
 	}
-	image := filepath.Join(w.dir, "image")
+	image := d.mount + ".image"
 	w.must(os.WriteFile(image, nil, 0o600))
 	w.must(os.Truncate(image, 1<<30))
 	w.must(run(w.ctx, "mkfs.ext4", "-q", "-F", image))
@@ -69,41 +70,56 @@ const (
 	withoutLogging = 2
 )
 
-// powerLoss takes the power from the disk and the replica: what the kernel has
-// not written is gone. After a while both are started again.
+// cutPower takes the power from a file system: what the kernel has not written
+// is gone.
+func cutPower(mount string) error {
+	dir, err := os.Open(mount)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	how := uint32(withoutLogging)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dir.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&how))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func (d *disk) cut() {
+	if err := cutPower(d.mount); err != nil {
+		d.w.problem("the power can't be cut: %v", err)
+	}
+}
+
+// unmount lets go of a disk whose power was cut, once nobody has it open.
+func (d *disk) unmount() {
+	for d.w.ctx.Err() == nil && run(d.w.ctx, "umount", d.mount) != nil {
+		pause(d.w.ctx, 50*time.Millisecond)
+	}
+}
+
+// remount brings back what had reached the disk.
+func (d *disk) remount() {
+	if err := run(d.w.ctx, "mount", "-t", "ext4", d.loop, d.mount); err != nil {
+		d.w.problem("after the power loss: %v", err)
+	}
+}
+
+// powerLoss takes the power from the disk and the replica. After a while both
+// are started again.
 func (w *world) powerLoss(r *replica, after time.Duration) {
 	w.fault("power lost", true, func() {
 		r.gate.Lock()
 		r.mayEnd.Store(true) // it may be starting when the power goes again
-		// Nothing runs on when the power is gone. Were the process not stopped
-		// first, it could acknowledge what it wrote into the moment of the cut.
-		r.freeze()
-		dir, err := os.Open(w.disk.mount)
-		if err == nil {
-			how := uint32(withoutLogging)
-			_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dir.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&how)))
-			if errno != 0 {
-				err = errno
-			}
-			_ = dir.Close()
-		}
+		freeze(w.ctx, r.serve.Process)
+		w.disks[0].cut()
 		exited := r.exited
 		_ = r.serve.Process.Kill()
-		if err != nil {
-			w.problem("the power can't be cut: %v", err)
-		}
 		end := <-exited
 		exited <- end
-		for w.ctx.Err() == nil {
-			if err = run(w.ctx, "umount", w.disk.mount); err == nil {
-				break
-			}
-			pause(w.ctx, 50*time.Millisecond)
-		}
+		w.disks[0].unmount()
 		pause(w.ctx, after)
-		if err := run(w.ctx, "mount", "-t", "ext4", w.disk.loop, w.disk.mount); err != nil {
-			w.problem("after the power loss: %v", err)
-		}
+		w.disks[0].remount()
 		r.gate.Unlock()
 		for w.ctx.Err() == nil && !r.ready() {
 			pause(w.ctx, 50*time.Millisecond)
@@ -111,17 +127,45 @@ func (w *world) powerLoss(r *replica, after time.Duration) {
 	})
 }
 
-// freeze stops the process, and returns when it has stopped or is gone.
-func (r *replica) freeze() {
-	_ = r.serve.Process.Signal(syscall.SIGSTOP)
-	stat := filepath.Join("/proc", strconv.Itoa(r.serve.Process.Pid), "stat")
-	for r.ctx.Err() == nil {
+// nodesLosePower takes it from NATS servers at the same moment, or as near as a
+// program gets to that, and from their disks.
+func (w *world) nodesLosePower(what string, after time.Duration, nodes ...*node) {
+	w.fault(what, true, func() {
+		for _, n := range nodes {
+			freeze(w.ctx, n.cmd.Process)
+		}
+		for _, n := range nodes {
+			n.disk.cut()
+		}
+		for _, n := range nodes {
+			n.kill()
+			n.disk.unmount()
+		}
+		pause(w.ctx, after)
+		for _, n := range nodes {
+			n.disk.remount()
+			n.start()
+		}
+		for _, n := range nodes {
+			n.await()
+		}
+		pause(w.ctx, time.Second) // until everybody is connected again
+	})
+}
+
+// freeze stops a process before its power goes, and returns when it has stopped or is
+// gone: nothing runs on then. It could otherwise acknowledge what it wrote into
+// the moment of the cut.
+func freeze(ctx context.Context, process *os.Process) {
+	_ = process.Signal(syscall.SIGSTOP)
+	stat := filepath.Join("/proc", strconv.Itoa(process.Pid), "stat")
+	for ctx.Err() == nil {
 		text, err := os.ReadFile(stat)
 		_, state, _ := strings.Cut(string(text), ") ")
 		if err != nil || strings.HasPrefix(state, "T") || strings.HasPrefix(state, "Z") {
 			return
 		}
-		pause(r.ctx, time.Millisecond)
+		pause(ctx, time.Millisecond)
 	}
 }
 
@@ -130,7 +174,7 @@ func (r *replica) freeze() {
 func (w *world) diskFull(r *replica, long time.Duration) {
 	w.fault("disk full", true, func() {
 		r.mayEnd.Store(true)
-		filler := filepath.Join(w.disk.mount, "filler")
+		filler := filepath.Join(w.disks[0].mount, "filler")
 		f, err := os.Create(filler)
 		if err != nil {
 			w.problem("the disk can't be filled: %v", err)

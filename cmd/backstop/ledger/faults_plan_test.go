@@ -25,6 +25,7 @@ const (
 	partitionWorld worldKind = "partition" // two replicas, one in a network of its own
 	namesWorld     worldKind = "names"     // two replicas, one nats-server, a name server of the rig's own
 	splitWorld     worldKind = "split"     // two replicas, three nats-servers in networks of their own
+	blackoutWorld  worldKind = "blackout"  // two replicas, three nats-servers on disks that lose their power
 )
 
 // embeds tells whether a serve is its own NATS server there.
@@ -102,6 +103,8 @@ func blowsOf(kind worldKind) []string {
 		return append(blows, "kill nats", "kill nats")
 	case clusterWorld:
 		return append(blows, "kill node", "kill leader", "kill all nodes")
+	case blackoutWorld:
+		return append(blows, "power of a node", "power of the leader", "power of all nodes", "power of all nodes", "power of all nodes")
 	case powerWorld:
 		return append(blows, "power", "power", "power", "power")
 	case diskWorld:
@@ -126,6 +129,10 @@ func draw(seed uint64) plan {
 			break
 		}
 		n -= w.weight
+	}
+	// It came later, and leaves all other seeds their plans.
+	if p.world == clusterWorld && rand.New(rand.NewPCG(seed, 11)).IntN(3) == 0 {
+		p.world = blackoutWorld
 	}
 	p.replicas = 1
 	if !p.world.embeds() {
@@ -153,7 +160,7 @@ func draw(seed uint64) plan {
 			b.long += 4500 * time.Millisecond // past the ack wait
 		case "terminate":
 			b.arm = string(killpoint.Draining) + ":1"
-		case "kill node":
+		case "kill node", "power of a node":
 			b.who = random.IntN(3)
 		case "split node", "split leader", "split meta leader":
 			b.who = random.IntN(3)
@@ -199,4 +206,10 @@ func (p *plan) disturb(random *rand.Rand) {
 		}
 	}
 	slices.SortStableFunc(p.blows, func(x, y blow) int { return cmp.Compare(x.at, y.at) })
+}
+
+// withoutDials is the plan without what disturb adds.
+func (p plan) withoutDials() plan {
+	p.blows = slices.DeleteFunc(slices.Clone(p.blows), func(b blow) bool { return b.what == "slow disk" || b.what == "clock" })
+	return p
 }

@@ -32,7 +32,7 @@ type world struct {
 	plan     plan
 	replicas []*replica
 	nodes    []*node
-	disk     *disk
+	disks    []*disk // with its own NATS, the one of its data; otherwise one of each server
 	link     *link
 	bridge   *bridge
 	names    *names
@@ -205,6 +205,7 @@ type node struct {
 	url     string
 	monitor string // its address for those who look
 	dials   *dials
+	disk    *disk // its own; nil where none can lose its power
 	place
 
 	mu     sync.Mutex
@@ -285,9 +286,14 @@ func (w *world) newNodes(places ...place) {
 	for i, p := range places {
 		n := &node{w: w, name: fmt.Sprintf("nats%d", i+1), url: "nats://" + listen[i], monitor: p.freeAddr(w.T, "8222"), place: p}
 		n.dials = newDials(w.T, w.dir, n.name)
+		store := filepath.Join(w.dir, n.name)
+		if w.plan.world == blackoutWorld {
+			n.disk = newDisk(w, n.name, true)
+			store = filepath.Join(n.disk.mount, "data")
+		}
 		n.conf = filepath.Join(w.dir, n.name+".conf")
 		text := fmt.Sprintf("server_name: %s\nlisten: %q\nhttp: %q\nlog_file: %q\njetstream { store_dir: %q, max_file_store: 60G, sync_interval: always }\n",
-			n.name, listen[i], n.monitor, filepath.Join(w.dir, n.name+".log"), filepath.Join(w.dir, n.name))
+			n.name, listen[i], n.monitor, filepath.Join(w.dir, n.name+".log"), store)
 		if len(places) > 1 {
 			text += fmt.Sprintf("cluster { name: faults, listen: %q, routes: [nats-route://%s] }\n", routes[i], strings.Join(routes, ", nats-route://"))
 		}
@@ -323,14 +329,14 @@ func newWorld(t *testing.T, ctx context.Context, binary string, seed uint64, p p
 	default:
 		w.env = append(w.env, "BACKSTOP_STORE_MAX=400MiB")
 	case diskWorld, powerWorld:
-		w.disk = newDisk(w, p.world == powerWorld)
-		w.env = append(w.env, "BACKSTOP_STORE_MAX=300MiB", "BACKSTOP_DATA_DIR="+filepath.Join(w.disk.mount, "data"))
+		d := newDisk(w, "disk", p.world == powerWorld)
+		w.env = append(w.env, "BACKSTOP_STORE_MAX=300MiB", "BACKSTOP_DATA_DIR="+filepath.Join(d.mount, "data"))
 	case singleWorld:
 		w.newNodes(place{host: host})
 	case partitionWorld, namesWorld:
 		w.newNodes(place{host: host})
 		w.env = append(w.env, "BACKSTOP_ALLOWED_NETWORKS=127.0.0.0/8,"+w.link.network)
-	case clusterWorld:
+	case clusterWorld, blackoutWorld:
 		w.newNodes(place{host: host}, place{host: host}, place{host: host})
 		w.env = append(w.env, "BACKSTOP_REPLICAS=3")
 	case splitWorld:
@@ -389,10 +395,10 @@ func (w *world) end() {
 		n.kill()
 	}
 	w.nodes = nil
-	if w.disk != nil {
-		w.disk.remove()
-		w.disk = nil
+	for _, d := range w.disks {
+		d.remove()
 	}
+	w.disks = nil
 	w.keepLogs()
 }
 

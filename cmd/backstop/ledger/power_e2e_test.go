@@ -10,10 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -64,8 +62,8 @@ func powerLostAt(t *testing.T, ctx context.Context, binary string, at time.Durat
 	r.must(r.launch())
 	pause(ctx, at)
 	ready := r.ready()
-	(&replica{rig: r}).freeze()
-	cut(r, mount)
+	freeze(ctx, r.serve.Process)
+	r.must(cutPower(mount))
 	_ = r.serve.Process.Kill()
 	r.awaitEnd()
 	stop()
@@ -108,16 +106,4 @@ func publishFromTheFirst(ctx context.Context, r *rig, v *visitor, acknowledged m
 		}
 		cancel()
 	}
-}
-
-// cut takes the power from a file system.
-func cut(r *rig, mount string) {
-	r.Helper()
-	dir, err := os.Open(mount)
-	r.must(err)
-	how := uint32(withoutLogging)
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, dir.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&how))); errno != 0 {
-		r.Fatalf("the power can't be cut: %v", errno)
-	}
-	_ = dir.Close()
 }
