@@ -75,6 +75,10 @@ func TestE2EEveryPointKills(t *testing.T) {
 	})
 	for _, p := range killpoint.Points() {
 		arm := string(p) + ":1"
+		// A command that found nobody would be tried again, unarmed.
+		for byCommands(p) && ctx.Err() == nil && !w.replicas[0].ready() {
+			pause(ctx, 50*time.Millisecond)
+		}
 		switch p {
 		case killpoint.SecretStored, killpoint.ManifestStored:
 			w.apply("ok-3", "BACKSTOP_KILL="+arm)

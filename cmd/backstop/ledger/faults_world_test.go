@@ -292,7 +292,7 @@ func (w *world) newNodes(places ...place) {
 			store = filepath.Join(n.disk.mount, "data")
 		}
 		n.conf = filepath.Join(w.dir, n.name+".conf")
-		text := fmt.Sprintf("server_name: %s\nlisten: %q\nhttp: %q\nlog_file: %q\njetstream { store_dir: %q, max_file_store: 60G, sync_interval: always }\n",
+		text := fmt.Sprintf("server_name: %s\nlisten: %q\nhttp: %q\nlog_file: %q\nlame_duck_duration: 30s\nlame_duck_grace_period: 2s\njetstream { store_dir: %q, max_file_store: 60G, sync_interval: always }\n",
 			n.name, listen[i], n.monitor, filepath.Join(w.dir, n.name+".log"), store)
 		if len(places) > 1 {
 			text += fmt.Sprintf("cluster { name: faults, listen: %q, routes: [nats-route://%s] }\n", routes[i], strings.Join(routes, ", nats-route://"))
