@@ -95,31 +95,36 @@ func Evaluate(f Facts, raised map[streams.AlertKey]streams.Alert) Changes {
 
 func byKey(a, b streams.Alert) int { return cmp.Compare(a.String(), b.String()) }
 
-// finding is what one rule says of one endpoint.
+// finding is what one rule says of one endpoint. Its texts are only made when
+// they are needed: of 10,000 endpoints hardly any has something to tell.
 type finding struct {
-	alert streams.Alert // as it would be raised
-	raise bool          // it is above its threshold
-	clear bool          // it is far enough below
-	clean string        // why it is cleared
+	key              streams.AlertKey
+	value, threshold float64
+	raise            bool                                            // it is above its threshold
+	why              func() (message string, details map[string]any) // why it would be raised
+	clear            bool                                            // it is far enough below
+	clean            func() string                                   // why it would be cleared
 }
 
 type evaluation struct {
 	Changes
 	now    time.Time
 	raised map[streams.AlertKey]streams.Alert
-	known  map[streams.AlertKey]bool // what a rule had a say on
+	known  map[streams.AlertKey]bool // what is raised and a rule had a say on
 }
 
 func (e *evaluation) judge(f finding) {
-	key := f.alert.AlertKey
-	e.known[key] = true
-	was, is := e.raised[key]
+	was, is := e.raised[f.key]
+	if is {
+		e.known[f.key] = true
+	}
 	switch {
 	case f.raise && !is:
-		f.alert.Since = e.now
-		e.Raise = append(e.Raise, f.alert)
+		alert := streams.Alert{AlertKey: f.key, Value: f.value, Threshold: f.threshold, Since: e.now}
+		alert.Message, alert.Details = f.why()
+		e.Raise = append(e.Raise, alert)
 	case f.clear && is:
-		e.clear(was, f.alert.Value, f.clean)
+		e.clear(was, f.value, f.clean())
 	}
 }
 
@@ -149,75 +154,88 @@ func successRate(e *Endpoint) finding {
 	if e.Hour.Judged > 0 {
 		rate = float64(e.Hour.Succeeded) / float64(e.Hour.Judged)
 	}
-	f := finding{alert: streams.Alert{
-		AlertKey: at(streams.AlertSuccessRate, e.EndpointID), Value: rate, Threshold: RateBelow,
-		Message: fmt.Sprintf("only %s of the attempts at %s succeeded within the hour (%d of %d)", percent(rate), e.EndpointID, e.Hour.Succeeded, e.Hour.Judged),
-		Details: map[string]any{"attempts": e.Hour.Judged, "succeeded": e.Hour.Succeeded},
-	}}
-	f.raise = e.Hour.Judged >= EnoughAttempts && e.Hour.Judged-e.Hour.Succeeded >= EnoughFailures && rate < RateBelow
-	switch {
-	case e.Hour.Judged < FewAttempts:
-		f.clear, f.clean = true, fmt.Sprintf("hardly any attempts at %s within the hour", e.EndpointID)
-	case rate >= RateClear:
-		f.clear, f.clean = true, fmt.Sprintf("%s of the attempts at %s succeeded within the hour", percent(rate), e.EndpointID)
+	few := e.Hour.Judged < FewAttempts
+	return finding{
+		key: at(streams.AlertSuccessRate, e.EndpointID), value: rate, threshold: RateBelow,
+		raise: e.Hour.Judged >= EnoughAttempts && e.Hour.Judged-e.Hour.Succeeded >= EnoughFailures && rate < RateBelow,
+		why: func() (string, map[string]any) {
+			return fmt.Sprintf("only %s of the attempts at %s succeeded within the hour (%d of %d)", percent(rate), e.EndpointID, e.Hour.Succeeded, e.Hour.Judged),
+				map[string]any{"attempts": e.Hour.Judged, "succeeded": e.Hour.Succeeded}
+		},
+		clear: few || rate >= RateClear,
+		clean: func() string {
+			if few {
+				return fmt.Sprintf("hardly any attempts at %s within the hour", e.EndpointID)
+			}
+			return fmt.Sprintf("%s of the attempts at %s succeeded within the hour", percent(rate), e.EndpointID)
+		},
 	}
-	return f
 }
 
 func slow(e *Endpoint) finding {
 	timeout := float64(e.Timeout) / float64(time.Millisecond)
-	p95 := time.Duration(e.Recent.P95Ms * float64(time.Millisecond)).Round(time.Millisecond)
-	f := finding{alert: streams.Alert{
-		AlertKey: at(streams.AlertSlow, e.EndpointID), Value: e.Recent.P95Ms, Threshold: SlowAbove * timeout,
-		Message: fmt.Sprintf("5%% of the attempts at %s take longer than %v of the %v that they have", e.EndpointID, p95, e.Timeout),
-		Details: map[string]any{"p95Ms": e.Recent.P95Ms, "timeoutMs": timeout, "attempts": e.Recent.Attempts},
-	}}
-	f.raise = e.Recent.Attempts >= EnoughAttempts && e.Recent.P95Ms > SlowAbove*timeout
-	switch {
-	case e.Recent.Attempts < FewAttempts:
-		f.clear, f.clean = true, fmt.Sprintf("hardly any attempts at %s within 15 minutes", e.EndpointID)
-	case e.Recent.P95Ms <= SlowClear*timeout:
-		f.clear, f.clean = true, fmt.Sprintf("95%% of the attempts at %s take at most %v", e.EndpointID, p95)
+	few := e.Recent.Attempts < FewAttempts
+	p95 := func() time.Duration {
+		return time.Duration(e.Recent.P95Ms * float64(time.Millisecond)).Round(time.Millisecond)
 	}
-	return f
+	return finding{
+		key: at(streams.AlertSlow, e.EndpointID), value: e.Recent.P95Ms, threshold: SlowAbove * timeout,
+		raise: e.Recent.Attempts >= EnoughAttempts && e.Recent.P95Ms > SlowAbove*timeout,
+		why: func() (string, map[string]any) {
+			return fmt.Sprintf("5%% of the attempts at %s take longer than %v of the %v that they have", e.EndpointID, p95(), e.Timeout),
+				map[string]any{"p95Ms": e.Recent.P95Ms, "timeoutMs": timeout, "attempts": e.Recent.Attempts}
+		},
+		clear: few || e.Recent.P95Ms <= SlowClear*timeout,
+		clean: func() string {
+			if few {
+				return fmt.Sprintf("hardly any attempts at %s within 15 minutes", e.EndpointID)
+			}
+			return fmt.Sprintf("95%% of the attempts at %s take at most %v", e.EndpointID, p95())
+		},
+	}
 }
 
 func breakerOpen(e *Endpoint, now time.Time) finding {
-	f := finding{alert: streams.Alert{
-		AlertKey: at(streams.AlertBreakerOpen, e.EndpointID),
-		Message:  fmt.Sprintf("the breaker of %s opened", e.EndpointID),
-	}}
-	if g := e.Breaker; g != nil {
-		f.alert.Details = map[string]any{"state": g.State, "reason": g.Reason, "by": g.By}
-		if g.Reason != "" {
-			f.alert.Message += ": " + g.Reason
-		}
+	raise := e.Breaker != nil || now.Sub(e.LastOpen) < BreakerHold
+	return finding{
+		key: at(streams.AlertBreakerOpen, e.EndpointID), raise: raise,
+		why: func() (message string, details map[string]any) {
+			message = fmt.Sprintf("the breaker of %s opened", e.EndpointID)
+			if g := e.Breaker; g != nil {
+				details = map[string]any{"state": g.State, "reason": g.Reason, "by": g.By}
+				if g.Reason != "" {
+					message += ": " + g.Reason
+				}
+			}
+			return message, details
+		},
+		clear: !raise,
+		clean: func() string { return fmt.Sprintf("the breaker of %s is closed", e.EndpointID) },
 	}
-	f.raise = e.Breaker != nil || now.Sub(e.LastOpen) < BreakerHold
-	f.clear, f.clean = !f.raise, fmt.Sprintf("the breaker of %s is closed", e.EndpointID)
-	return f
 }
 
 // worst is how many endpoints are named.
 const worst = 5
 
 func deadLetters(total uint64, counts map[streams.EndpointID]uint64) finding {
-	ids := slices.SortedFunc(maps.Keys(counts), func(a, b streams.EndpointID) int {
-		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a.String(), b.String()))
-	})
-	most := make(map[string]uint64)
-	for _, id := range ids[:min(len(ids), worst)] {
-		most[id.String()] = counts[id]
+	return finding{
+		key: streams.AlertKey{Rule: streams.AlertDeadLetters}, value: float64(total), threshold: LettersAbove,
+		raise: total > LettersAbove,
+		why: func() (string, map[string]any) {
+			ids := slices.SortedFunc(maps.Keys(counts), func(a, b streams.EndpointID) int {
+				return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a.String(), b.String()))
+			})
+			most := make(map[string]uint64)
+			for _, id := range ids[:min(len(ids), worst)] {
+				most[id.String()] = counts[id]
+			}
+			message := fmt.Sprintf("%d dead letters wait for a decision", total)
+			if len(ids) > 0 {
+				message += fmt.Sprintf(", %d of them at %s", counts[ids[0]], ids[0])
+			}
+			return message, map[string]any{"count": total, "most": most}
+		},
+		clear: total <= LettersClear,
+		clean: func() string { return fmt.Sprintf("%d dead letters are left", total) },
 	}
-	f := finding{alert: streams.Alert{
-		AlertKey: streams.AlertKey{Rule: streams.AlertDeadLetters}, Value: float64(total), Threshold: LettersAbove,
-		Message: fmt.Sprintf("%d dead letters wait for a decision", total),
-		Details: map[string]any{"count": total, "most": most},
-	}}
-	if len(ids) > 0 {
-		f.alert.Message += fmt.Sprintf(", %d of them at %s", counts[ids[0]], ids[0])
-	}
-	f.raise = total > LettersAbove
-	f.clear, f.clean = total <= LettersClear, fmt.Sprintf("%d dead letters are left", total)
-	return f
 }
