@@ -120,9 +120,12 @@ func checkSubject(s string) string {
 // ownSubjects are the first words of Backstop's subjects.
 func ownSubjects() []string {
 	kinds := []streams.Kind{
-		streams.Events, streams.Calls, streams.Lanes, streams.DLQ, streams.Results, streams.Attempts, streams.Notices,
+		streams.Events, streams.Calls, streams.Lanes, streams.DLQ, streams.Results, streams.Attempts, streams.Notices, streams.Audits,
 	}
-	words := []string{"retired"} // where the stream of a capability rests that no app declares
+	words := []string{
+		"retired",  // where the stream of a capability rests that no app declares
+		"replicas", // what replicas tell each other
+	}
 	for _, k := range kinds {
 		words = append(words, string(k))
 	}
