@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"backstop/streams"
 )
 
 var errNotJSON = errors.New("it is not JSON")
@@ -47,7 +49,7 @@ func canonicalItems(list []byte) ([]string, error) {
 }
 
 func newCanonicalizer(value []byte) (canonicalizer, error) {
-	if !json.Valid(value) { // also bounds the depth, which the decoder doesn't
+	if !streams.ValidJSON(value) { // also bounds the depth, which the decoder doesn't
 		return canonicalizer{}, errNotJSON
 	}
 	c := canonicalizer{source: value, dec: json.NewDecoder(bytes.NewReader(value))}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,11 +25,16 @@ func CheckPayload(payload []byte) error {
 		return fmt.Errorf("the payload has %d bytes; at most %d are passed on", len(payload), MaxPayload)
 	case len(payload) == 0:
 		return errors.New("the payload is empty; it has to be JSON")
-	case !json.Valid(payload):
+	case !ValidJSON(payload):
 		return errors.New("the payload is not JSON")
 	}
 	return nil
 }
+
+// ValidJSON tells whether data is JSON, which is UTF-8 (RFC 8259, section 8.1).
+// encoding/json alone lets any bytes pass in strings, which most other parsers
+// then choke on.
+func ValidJSON(data []byte) bool { return json.Valid(data) && utf8.Valid(data) }
 
 // Event is one accepted publish on its way to an endpoint.
 type Event struct {

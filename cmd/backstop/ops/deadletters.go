@@ -46,7 +46,7 @@ func View(d streams.DeadLetter) DeadLetter {
 // ViewWithPayload returns the dead letter with its payload.
 func ViewWithPayload(d streams.DeadLetter) DeadLetter {
 	view := View(d)
-	if json.Valid(d.Payload) {
+	if streams.ValidJSON(d.Payload) {
 		view.Payload = d.Payload
 	} else {
 		view.PayloadBase64 = base64.StdEncoding.EncodeToString(d.Payload)
