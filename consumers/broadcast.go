@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,6 +19,13 @@ import (
 // after a crash adds nothing: the copies are de-duplicated.
 func (p *Pipeline) fanOut(d *delivery) {
 	apps := p.fleet.takers(d.event.Capability)
+	// The first manifest to take them may be on its way here.
+	for began := time.Now(); len(apps) == 0 && time.Since(began) < routePatience; apps = p.fleet.takers(d.event.Capability) {
+		if sleep(p.work, routeLook); p.work.Err() != nil {
+			d.abandon()
+			return
+		}
+	}
 	if len(apps) == 0 {
 		p.bury(d, streams.NoRoute, p.noRoute(d.event, false), 0)
 		return

@@ -69,12 +69,9 @@ func (l *lane) pull(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		count, size := l.holds.held()
-		room, bytes := laneRoom-count, l.p.rations.sharedHeld()-size
+		room, bytes := laneRoom-count, l.p.rations.room(size)
 		if room <= 0 || bytes <= 0 {
-			select {
-			case <-ctx.Done():
-			case <-l.holds.freed:
-			}
+			l.awaitRoom(ctx)
 			continue
 		}
 		n := l.appetite.atMost(min(room, pullBatch), min(bytes, l.p.rations.sharedPull()))
@@ -83,6 +80,18 @@ func (l *lane) pull(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// awaitRoom waits until something of this lane was released, or for a moment, as
+// it may be others that hold so much.
+func (l *lane) awaitRoom(ctx context.Context) {
+	t := time.NewTimer(50 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-l.holds.freed:
+	case <-t.C:
+	}
 }
 
 // pullOnce asks for up to n messages, passes on what comes within the expiry,

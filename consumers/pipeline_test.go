@@ -122,6 +122,7 @@ func TestBadInputIsDeadLetteredAtFirstSight(t *testing.T) {
 		reason  streams.DeadLetterReason
 	}{
 		"not-json":  {"quiz", "{nope", streams.BadPayload},
+		"not-utf-8": {"quiz", "\"\xff\xfe\"", streams.BadPayload},
 		"empty":     {"quiz", "", streams.BadPayload},
 		"too-large": {"quiz", `"` + strings.Repeat("x", streams.MaxPayload) + `"`, streams.BadPayload},
 		"unknown":   {"nobody", "{}", streams.NoRoute},
