@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"backstop/streams"
 )
 
 var errNotJSON = errors.New("it is not JSON")
@@ -49,7 +47,7 @@ func canonicalItems(list []byte) ([]string, error) {
 }
 
 func newCanonicalizer(value []byte) (canonicalizer, error) {
-	if !streams.ValidJSON(value) { // also bounds the depth, which the decoder doesn't
+	if !json.Valid(value) { // also bounds the depth, which the decoder doesn't
 		return canonicalizer{}, errNotJSON
 	}
 	c := canonicalizer{source: value, dec: json.NewDecoder(bytes.NewReader(value))}
