@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"backstop/consumers"
 	"backstop/streams"
 )
 
@@ -94,6 +96,40 @@ func TestVerdicts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNamesThatNoAppCanHave: a publisher may name what NATS takes for a token.
+// It becomes a dead letter like any other, and the pipeline goes on. With the
+// longest, the server once closed the pipeline's connection for good.
+func TestNamesThatNoAppCanHave(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(200))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	conn := b.srv.Conn()
+	js, err := jetstream.New(conn)
+	b.must(err)
+	b.start("r1", func(c *consumers.Config) { c.JetStream = js })
+	b.publishable("analytics")
+	names := []string{"_", strings.Repeat("x", 4096-2-len("events.analytics."))}
+	for _, name := range names {
+		b.must(b.nc.Publish("events.analytics."+name, []byte(`{}`)))
+	}
+	for _, d := range b.awaitDeadLetters(len(names)) {
+		if d.Reason != streams.NoRoute || d.App == "" || !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, strings.TrimSuffix(d.App, "…")) }) {
+			t.Errorf("a dead letter of app %q (%s: %s)", d.App, d.Reason, d.Err)
+		}
+		if err := b.letters.Replay(b.ctx, d); !errors.Is(err, streams.ErrNoSuchName) {
+			t.Errorf("replaying that of app %q: %v", d.App, err)
+		}
+	}
+	b.settled()
+	if conn.IsClosed() {
+		t.Errorf("the connection was closed: %v", conn.LastError())
+	}
+	if n := len(quiz.received()); n > 0 {
+		t.Errorf("%d requests for events of others", n)
 	}
 }
 

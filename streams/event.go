@@ -188,7 +188,9 @@ func (e Event) CopyMsg(app string) *nats.Msg {
 // dedupKey names the event at its endpoint in de-duplication keys. The colons
 // around it keep these keys apart from ids of services, which can hold none
 // (an id outside the alphabet could, and would have to guess a nanosecond).
-func (e Event) dedupKey() string { return e.Capability + ":" + e.App + ":" + e.Origin }
+func (e Event) dedupKey() string {
+	return cutName(e.Capability) + ":" + cutName(e.App) + ":" + e.Origin
+}
 
 // describe writes what Decode believes of a lane message.
 func (e Event) describe(h nats.Header) {
