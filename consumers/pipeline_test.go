@@ -112,7 +112,7 @@ func TestNamesThatNoAppCanHave(t *testing.T) {
 	b.must(err)
 	b.start("r1", func(c *consumers.Config) { c.JetStream = js })
 	b.publishable("analytics")
-	names := []string{"_", strings.Repeat("x", 4096-2-len("events.analytics."))}
+	names := []string{"_", "*", ">", strings.Repeat("x", 4096-2-len("events.analytics."))}
 	for _, name := range names {
 		b.must(b.nc.Publish("events.analytics."+name, []byte(`{}`)))
 	}
@@ -286,21 +286,26 @@ func TestMaxDeliverAdvisoriesBecomeDeadLetters(t *testing.T) {
 	cons, err = b.js.UpdateConsumer(b.ctx, "EVENTS_analytics", cfg)
 	b.must(err)
 	b.publish(endpoint("analytics", "quiz"), "killer", `{}`)
+	_, err = b.js.Publish(b.ctx, "events.analytics.*", []byte(`{}`), jetstream.WithMsgID("stray"))
+	b.must(err)
 	handed := 0
 	b.eventually("the broker to give up", func() bool {
-		batch, err := cons.Fetch(1, jetstream.FetchMaxWait(100*time.Millisecond))
+		batch, err := cons.Fetch(2, jetstream.FetchMaxWait(100*time.Millisecond))
 		b.must(err)
 		for range batch.Messages() {
 			handed++
 		}
 		s, err := b.js.Stream(b.ctx, "ADVISORIES")
 		b.must(err)
-		return s.CachedInfo().State.Msgs == 1
+		return s.CachedInfo().State.Msgs == 2
 	})
 	b.start("r1")
-	d := b.awaitDeadLetters(1)[0]
-	if d.Reason != streams.CrashLoop || d.ID != "killer" || d.App != "quiz" {
-		t.Errorf("after %d deliveries: dead letter %+v, want crash_loop", handed, d)
+	for _, d := range b.awaitDeadLetters(2) {
+		killer := d.Reason == streams.CrashLoop && d.ID == "killer" && d.App == "quiz"
+		stray := d.Reason == streams.NoRoute && d.ID == "stray" && d.App == "*"
+		if !killer && !stray {
+			t.Errorf("after %d deliveries: dead letter %+v, want crash_loop, and no_route of the stray", handed, d)
+		}
 	}
 	if n := len(quiz.received()); n != 0 {
 		t.Errorf("%d requests were made", n)
