@@ -125,7 +125,7 @@ func quiet(err error) error {
 func (l *lane) receive(msg jetstream.Msg) {
 	d, fresh, err := receive(msg, l.holds, false)
 	if err != nil {
-		l.p.log.Error("shared lane: a message that is no event was left alone", "subject", msg.Subject(), "error", err)
+		l.p.log.Error("shared lane: a message that came from no stream was left alone", "subject", msg.Subject(), "error", err)
 		return
 	}
 	if !fresh {
@@ -185,6 +185,9 @@ func (l *lane) await(e *endpoint) {
 
 // inspect tells whether the event can be processed at all, and if not, why.
 func inspect(d *delivery) (streams.DeadLetterReason, string) {
+	if d.stray != nil {
+		return streams.NoRoute, d.stray.Error()
+	}
 	if d.crashLooped() {
 		return streams.CrashLoop, fmt.Sprintf("handed out %d times without being settled", d.handed-1)
 	}

@@ -196,7 +196,7 @@ func (l *ownLane) wait(ctx context.Context, d time.Duration) {
 func (l *ownLane) receive(msg jetstream.Msg) {
 	d, fresh, err := receive(msg, l.p.laneHolds, true)
 	if err != nil {
-		l.p.log.Error("own lane: a message that is no event was left alone", "subject", msg.Subject(), "error", err)
+		l.p.log.Error("own lane: a message that came from no stream was left alone", "subject", msg.Subject(), "error", err)
 		return
 	}
 	if !fresh {

@@ -54,12 +54,52 @@ func (e EndpointID) Subject(k Kind) string {
 }
 
 // DeadLetterSubject returns where the endpoint's dead letters are stored:
-// "dlq.<capability>.<app>", with NoApp in the place of a missing app.
+// "dlq.<capability>.<app>", with NoApp in the place of a missing app, and a
+// hash, as "_3f9a2c11d0e84b76", in that of a name that can't stand there.
 func (e EndpointID) DeadLetterSubject() string {
-	if e.App == "" {
-		e.App = NoApp
+	return EndpointID{Capability: deadLetterToken(e.Capability), App: deadLetterToken(e.App)}.Subject(DLQ)
+}
+
+// longestToken is the longest name that stands in a dead letter's subject as it
+// is. Publishers may use any that NATS takes: one of 4,080 bytes, in a subject
+// and with headers, made a line that the server closes the connection for, and
+// with that connection ended all that the pipeline did (nats-server 2.15.2).
+const longestToken = 128
+
+// deadLetterToken returns the token of a name in dead letters' subjects: the
+// name itself, if it is a token there and means nothing else. Names that are
+// hashed are told by the dead letter's headers.
+func deadLetterToken(name string) string {
+	switch {
+	case name == "":
+		return NoApp
+	case name == "*", name == ">", strings.Contains(name, "."), len(name) > longestToken, strings.HasSuffix(name, cut):
+		sum := sha256.Sum256([]byte(cutName(name)))
+		return NoApp + hex.EncodeToString(sum[:8])
 	}
-	return e.Subject(DLQ)
+	return name
+}
+
+// cut ends a name that was cut.
+const cut = "…"
+
+// cutName returns the beginning of a name that is too long to be told; of what
+// was cut it returns the same.
+func cutName(name string) string {
+	if len(name) <= longestToken {
+		return name
+	}
+	return strings.ToValidUTF8(name[:longestToken], "") + cut
+}
+
+// nameOfToken returns the name that a token of a dead letter's subject stands
+// for, given what the header says: a hash for one that is told there alone, and
+// NoApp for none, or for an app that somebody took to have that name.
+func nameOfToken(token, header string) string {
+	if header != "" && (token == "" || strings.HasPrefix(token, NoApp)) {
+		return header
+	}
+	return token
 }
 
 // NoticeSubject returns "notices.<kind>".
