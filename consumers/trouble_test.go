@@ -306,6 +306,28 @@ func TestPauseOfADeadProcessEnds(t *testing.T) {
 	b.settled()
 }
 
+// TestPauseOfAReplicaThatIsGoneEnds: a replica pauses a lane, for a reason of
+// its own, which another one works off already, and is killed.
+func TestPauseOfAReplicaThatIsGoneEnds(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(500))
+	hook := map[string]any{"retry": map[string]any{"maxAttempts": 20, "initialDelay": 200, "maxDelay": 200}, "breaker": map[string]any{"failureThreshold": 1000}}
+	b.apply("quiz", quiz.URL, hook, "analytics")
+	b.start("r1")
+	id := endpoint("analytics", "quiz")
+	b.publishable("analytics")
+	b.publish(id, "e1", `{}`)
+	b.eventually("the lane to be worked off", func() bool { return b.lane(id) != nil && b.lane(id).Delivered.Consumer > 1 })
+	_, err := b.js.PauseConsumer(b.ctx, streams.LaneStream, id.LaneConsumer(), time.Now().Add(time.Hour))
+	b.must(err)
+	quiz.setAnswer(always(200))
+	b.settled()
+	if dead := b.deadLetters(); len(dead) > 0 {
+		t.Errorf("dead letters: %+v", dead)
+	}
+}
+
 // TestBrokerRestart: the broker goes away in the middle of traffic, and
 // everything is settled all the same.
 func TestBrokerRestart(t *testing.T) {
