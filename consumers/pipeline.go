@@ -241,6 +241,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() { p.spiller.run(ctx) })
 		pull.Go(func() { p.lanes.run(ctx) })
 		pull.Go(func() { p.followAdvisories(ctx) })
+		pull.Go(func() { p.keepTopology(ctx) })
 		calls, events := make(chan struct{}), make(chan struct{})
 		pull.Go(func() { p.answerCalls(ctx, sync.OnceFunc(func() { close(calls) })) })
 		pull.Go(func() {

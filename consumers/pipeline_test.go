@@ -271,6 +271,35 @@ func TestMaxDeliverAdvisoriesBecomeDeadLetters(t *testing.T) {
 	}
 }
 
+// TestWhatIsDeletedByHandIsMadeAnew: without the durable of ADVISORIES nothing
+// is trimmed, and without LANES, DLQ or a bucket events stand still.
+func TestWhatIsDeletedByHandIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(400))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	b.start("r1")
+	b.publishable("analytics")
+	b.must(b.js.DeleteConsumer(b.ctx, streams.AdvisoryStream, streams.AdvisoryConsumer))
+	b.eventually("the durable of advisories", func() bool {
+		_, err := b.js.Consumer(b.ctx, streams.AdvisoryStream, streams.AdvisoryConsumer)
+		return err == nil
+	})
+	deleted := []string{streams.LaneStream, streams.DeadLetterStream, streams.NoticeStream, "KV_" + streams.HealthBucket}
+	for _, name := range deleted {
+		b.must(b.js.DeleteStream(b.ctx, name))
+	}
+	b.publish(endpoint("analytics", "quiz"), "e1", `{}`)
+	for _, name := range deleted {
+		b.eventually(name, func() bool {
+			_, err := b.js.Stream(b.ctx, name)
+			return err == nil
+		})
+	}
+	b.awaitDeadLetters(1)
+	b.settled()
+}
+
 // An event that is published right after its manifest was applied, to a
 // capability that exists, must not be dead-lettered because the manifest is
 // still on its way through the watch.

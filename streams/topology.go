@@ -133,6 +133,27 @@ func (t *Topology) Ensure(ctx context.Context) error {
 	return nil
 }
 
+// Missing returns the streams, those of buckets included, that Ensure made and
+// that aren't there any more.
+func (t *Topology) Missing(ctx context.Context) ([]string, error) {
+	there := make(map[string]bool)
+	names := t.js.StreamNames(ctx)
+	for name := range names.Name() {
+		there[name] = true
+	}
+	if err := names.Err(); err != nil {
+		return nil, fmt.Errorf("list the streams: %w", err)
+	}
+	var missing []string
+	for _, cfg := range t.streams() {
+		missing = append(missing, cfg.Name)
+	}
+	for _, cfg := range t.buckets() {
+		missing = append(missing, "KV_"+cfg.Bucket)
+	}
+	return slices.DeleteFunc(missing, func(name string) bool { return there[name] }), nil
+}
+
 func (t *Topology) ensureBucket(ctx context.Context, cfg jetstream.KeyValueConfig) error {
 	err := patiently(ctx, func(ctx context.Context) error {
 		_, err := t.js.CreateOrUpdateKeyValue(ctx, cfg)
