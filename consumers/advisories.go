@@ -37,6 +37,10 @@ func (p *Pipeline) followAdvisories(ctx context.Context) {
 
 func (p *Pipeline) readAdvisories(ctx context.Context) error {
 	cons, err := p.js.Consumer(ctx, streams.AdvisoryStream, streams.AdvisoryConsumer)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		// Somebody deleted it. Without it nothing is trimmed, either.
+		return p.cfg.Topology.Ensure(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -102,4 +106,24 @@ func (p *Pipeline) stranded(ctx context.Context, advisory []byte) error {
 		return err
 	}
 	return nil
+}
+
+// mendEvery is how often it is looked whether every stream and bucket is there.
+const mendEvery = 10 * time.Second
+
+// keepTopology makes anew, empty, the streams and buckets that somebody has
+// deleted: without LANES or DLQ events would stand still until the next start.
+// It ends with ctx.
+func (p *Pipeline) keepTopology(ctx context.Context) {
+	for ctx.Err() == nil {
+		sleep(ctx, mendEvery)
+		missing, err := p.cfg.Topology.Missing(ctx)
+		if err == nil && len(missing) > 0 {
+			p.log.Error("streams were deleted, and are made anew", "streams", missing)
+			err = p.cfg.Topology.Ensure(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			p.log.Warn("can't look after the streams, trying again", "error", err)
+		}
+	}
 }

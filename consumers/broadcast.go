@@ -30,8 +30,11 @@ func (p *Pipeline) fanOut(d *delivery) {
 		p.bury(d, streams.NoRoute, p.noRoute(d.event, false), 0)
 		return
 	}
+	// What is stored is not stored again by a retry, which may outlast the window
+	// of de-duplication, or find a copy that went to LANES to be new in EVENTS.
+	done := make([]bool, len(apps))
 	stored := p.retryStore("the copies of a broadcast", d.event.EndpointID, func(ctx context.Context) error {
-		return p.copyTo(ctx, d.event, apps)
+		return p.copyTo(ctx, d.event, apps, done)
 	})
 	if !stored {
 		d.abandon()
@@ -41,39 +44,54 @@ func (p *Pipeline) fanOut(d *delivery) {
 	p.ackMoved(d)
 }
 
-// copyTo stores the copies side by side and waits for all of them.
-func (p *Pipeline) copyTo(ctx context.Context, e streams.Event, apps []string) error {
+// copyTo stores the copies that are not done side by side, waits for all of
+// them, and notes which are.
+func (p *Pipeline) copyTo(ctx context.Context, e streams.Event, apps []string, done []bool) error {
 	errs := make([]error, len(apps))
 	var pending sync.WaitGroup
 	// Enough at once to keep the disk busy, few enough not to flood it.
 	slots := make(chan struct{}, 64)
 	for i, app := range apps {
+		if done[i] {
+			continue
+		}
 		slots <- struct{}{}
 		pending.Go(func() {
 			defer func() { <-slots }()
-			_, err := p.js.PublishMsg(ctx, e.CopyMsg(app))
-			if full(err) {
-				// The capability's stream may be full of broadcasts that
-				// can't be acknowledged before their copies are stored.
-				// LANES has room of its own.
-				to := e
-				to.App = app
-				endpoint := p.fleet.get(to.EndpointID)
-				p.lanes.want(endpoint)
-				_, err = p.js.PublishMsg(ctx, to.LaneMsg())
-			}
+			errs[i] = p.copyFor(ctx, e, app)
+			done[i] = errs[i] == nil
 			killpoint.Here(killpoint.CopyStored)
-			errs[i] = err
 		})
 	}
 	pending.Wait()
 	return errors.Join(errs...)
 }
 
-// full tells whether a publish failed because the stream has reached its
-// limit, or takes no events any more.
-func full(err error) bool {
+// copyFor stores one app's copy.
+func (p *Pipeline) copyFor(ctx context.Context, e streams.Event, app string) error {
+	_, err := p.js.PublishMsg(ctx, e.CopyMsg(app))
+	if !p.noRoom(ctx, e.Capability, err) {
+		return err
+	}
+	// The capability's stream may be full of broadcasts that can't be
+	// acknowledged before their copies are stored. LANES has room of its own.
+	e.App = app
+	p.lanes.want(p.fleet.get(e.EndpointID))
+	_, err = p.js.PublishMsg(ctx, e.LaneMsg())
+	return err
+}
+
+// noRoom tells, by a publish's error, whether the capability's stream has
+// reached its limit, or takes no events any more. That nobody has answered is
+// not enough: it is so while three servers elect a leader, too.
+func (p *Pipeline) noRoom(ctx context.Context, capability string, err error) bool {
 	var api *jetstream.APIError
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
-		errors.As(err, &api) && api.ErrorCode == 10077
+	switch {
+	case errors.As(err, &api) && api.ErrorCode == 10077:
+		return true
+	case errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse):
+		open, err := p.cfg.Topology.Open(ctx, capability)
+		return err == nil && !open
+	}
+	return false
 }

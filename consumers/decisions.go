@@ -3,6 +3,7 @@ package consumers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,12 +28,20 @@ const (
 // de-duplicated.
 type decisions struct {
 	p       *Pipeline
-	open    map[string]streams.PendingRequest // decided, and not done, by key
+	open    map[string]*decision // by the request's key
 	changed chan streams.PendingRequest
 }
 
+// decision is one that is not done.
+type decision struct {
+	streams.PendingRequest
+	// queued says that the approved call is on its way: repeated for longer than
+	// LANES de-duplicates, it would be another.
+	queued bool
+}
+
 func newDecisions(p *Pipeline) *decisions {
-	return &decisions{p: p, open: make(map[string]streams.PendingRequest), changed: make(chan streams.PendingRequest)}
+	return &decisions{p: p, open: make(map[string]*decision), changed: make(chan streams.PendingRequest)}
 }
 
 // run carries out decisions as they are made, until ctx ends. It begins with
@@ -46,8 +55,12 @@ func (d *decisions) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case r := <-d.changed:
-			d.open[r.Key()] = r
-			d.carryOut(ctx, r)
+			known := d.open[r.Key()]
+			if known == nil || !known.DecidedAt.Equal(r.DecidedAt) {
+				known = &decision{PendingRequest: r}
+				d.open[r.Key()] = known
+			}
+			d.carryOut(ctx, known)
 		case <-retry.C:
 			for _, r := range d.open {
 				d.carryOut(ctx, r)
@@ -80,10 +93,18 @@ func (d *decisions) follow(ctx context.Context) {
 }
 
 // carryOut does what was decided, and marks it as done. What fails stays open.
-func (d *decisions) carryOut(ctx context.Context, r streams.PendingRequest) {
+func (d *decisions) carryOut(ctx context.Context, r *decision) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	if err := d.tell(ctx, r); err != nil {
+	err := d.tell(ctx, r)
+	if errors.Is(err, streams.ErrNoPending) {
+		// Everybody was told, and somebody has removed the request meanwhile:
+		// there is nothing left to mark.
+		d.p.log.Warn("a decision was carried out, and its request is gone", "id", r.ID, "endpoint", r.EndpointID().String())
+		delete(d.open, r.Key())
+		return
+	}
+	if err != nil {
 		d.p.log.Warn("can't carry out a decision yet, trying again", "id", r.ID, "endpoint", r.EndpointID().String(), "error", err)
 		return
 	}
@@ -91,8 +112,8 @@ func (d *decisions) carryOut(ctx context.Context, r streams.PendingRequest) {
 	d.p.log.Info("decided", "id", r.ID, "endpoint", r.EndpointID().String(), "decision", string(r.State), "by", r.DecidedBy)
 }
 
-func (d *decisions) tell(ctx context.Context, r streams.PendingRequest) error {
-	if r.State == streams.PendingApproved {
+func (d *decisions) tell(ctx context.Context, r *decision) error {
+	if r.State == streams.PendingApproved && !r.queued {
 		// The id of the decision is the origin: carried out twice it is one
 		// event, and one dead letter at most.
 		err := d.p.enqueue(ctx, streams.Event{
@@ -102,9 +123,10 @@ func (d *decisions) tell(ctx context.Context, r streams.PendingRequest) error {
 		if err != nil {
 			return err
 		}
+		r.queued = true
 		killpoint.Here(killpoint.DecisionQueued)
 	}
-	result, err := decisionResult(r)
+	result, err := decisionResult(r.PendingRequest)
 	if err != nil {
 		return err
 	}

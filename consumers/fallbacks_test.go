@@ -1,8 +1,10 @@
 package consumers_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"backstop/dispatcher"
 	"backstop/fallback"
 	"backstop/streams"
+	"backstop/streams/logtest"
 )
 
 func (b *bundle) pendings() *streams.Pendings {
@@ -167,6 +170,37 @@ func TestDecisionsThatWereLeft(t *testing.T) {
 		if n != 1 {
 			t.Errorf("%s was delivered %d times", id, n)
 		}
+	}
+}
+
+// TestDecisionWhoseRequestIsGone: a decision can't be made known at once, and
+// meanwhile somebody removes its request by hand. The app gets the call once,
+// however short LANES de-duplicates, and the decision is not carried out for ever.
+func TestDecisionWhoseRequestIsGone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, answers(200, `{"success":true}`))
+	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "pending"}), "register")
+	lanes, err := b.js.Stream(b.ctx, streams.LaneStream)
+	b.must(err)
+	short := lanes.CachedInfo().Config
+	short.Duplicates = 100 * time.Millisecond
+	_, err = b.js.UpdateStream(b.ctx, short)
+	b.must(err)
+	r, err := b.pendings().Create(b.ctx, streams.PendingRequest{ID: "yes", App: "quiz", Capability: "register", Payload: []byte(`{}`)})
+	b.must(err)
+	js, j := &unsteady{JetStream: b.js, fail: map[string]error{"results.register.quiz": context.DeadlineExceeded}}, &logtest.Buffer{}
+	b.start("r1", told(j), func(c *consumers.Config) { c.JetStream = js })
+	_, err = b.pendings().Decide(b.ctx, r.Key(), true, "ann", "")
+	b.must(err)
+	b.eventually("the call", func() bool { return len(quiz.received()) == 1 })
+	kv, err := b.js.KeyValue(b.ctx, streams.PendingBucket)
+	b.must(err)
+	b.must(kv.Purge(b.ctx, r.Key()))
+	b.eventually("the decision to be dropped", func() bool { return strings.Contains(j.String(), "its request is gone") })
+	b.settled()
+	if n := len(quiz.received()); n != 1 || len(b.results()[streams.ResultApproved]) != 1 {
+		t.Errorf("the app got the call %d times, and the results are %+v", n, b.results())
 	}
 }
 

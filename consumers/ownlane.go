@@ -228,6 +228,14 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	if err != nil {
 		return false, err
 	}
+	if _, blocked := l.e.blocked(time.Now()); info.Paused && !blocked && info.PauseRemaining > 2*removalPause {
+		// By a replica that had its own reason and is gone: for an hour, as an
+		// app may ask (429), or for ever, for an operator's breaker. A shorter
+		// pause is that of one which removes the lane.
+		if _, err := l.p.js.ResumeConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer()); err != nil {
+			return false, err
+		}
+	}
 	l.idle = info.NumPending == 0 && info.NumAckPending == 0
 	if info.NumPending > 0 {
 		return false, nil

@@ -112,6 +112,7 @@ type Pipeline struct {
 	laneHolds    *holds
 	rations      rations
 	probes       *probes
+	wishes       *gateWishes
 	parker       *parker
 	spiller      *spiller
 	clock        brokerClock
@@ -189,6 +190,7 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	p.capabilities = newCapabilities(p)
 	p.lanes = newLanes(p)
 	p.probes = newProbes(p)
+	p.wishes = newGateWishes(p)
 	p.health = newHealthChecks(p, cfg.Health, streams.NewHealths(healths))
 	p.spiller = newSpiller(func(e *endpoint, d *delivery) { p.aside(func() { p.park(e, d) }) })
 	return p, nil
@@ -231,6 +233,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	follow.Go(func() { p.followManifests(ctx, sync.OnceFunc(func() { close(manifests) })) })
 	// Breakers change and notices are made until the last event has settled.
 	after.Go(func() { p.followBreakers(p.work) })
+	after.Go(func() { p.wishes.run(p.work) })
 	after.Go(func() { p.notices.run(p.work) })
 	after.Go(func() { p.parker.run(p.work) })
 	p.marking.Go(func() { p.laneHolds.run(p.work) })
@@ -239,6 +242,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		pull.Go(func() { p.spiller.run(ctx) })
 		pull.Go(func() { p.lanes.run(ctx) })
 		pull.Go(func() { p.followAdvisories(ctx) })
+		pull.Go(func() { p.keepTopology(ctx) })
 		calls, events := make(chan struct{}), make(chan struct{})
 		pull.Go(func() { p.answerCalls(ctx, sync.OnceFunc(func() { close(calls) })) })
 		pull.Go(func() {

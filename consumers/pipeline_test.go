@@ -1,11 +1,13 @@
 package consumers_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -202,6 +204,59 @@ func TestBroadcastReachesEveryAsyncApp(t *testing.T) {
 	b.settled()
 }
 
+// unsteady is JetStream with publishes that fail once, by their subject.
+type unsteady struct {
+	jetstream.JetStream
+	mu   sync.Mutex
+	fail map[string]error
+}
+
+func (u *unsteady) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	u.mu.Lock()
+	err := u.fail[msg.Subject]
+	delete(u.fail, msg.Subject)
+	u.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return u.JetStream.PublishMsg(ctx, msg, opts...)
+}
+
+// TestFanOutThatIsRepeated: when one copy of a broadcast can't be stored, those
+// that are, wherever, are not stored again.
+func TestFanOutThatIsRepeated(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		why    string
+		err    error
+		parked uint64
+	}{
+		{"a full stream: the copy goes to LANES", &jetstream.APIError{Code: 503, ErrorCode: 10077}, 1},
+		{"an election: nobody answers, and the copy can wait", jetstream.ErrNoStreamResponse, 0},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			one, two := newApp(b, always(200)), newApp(b, always(200))
+			b.apply("one", one.URL, quick, "report")
+			b.apply("two", two.URL, quick, "report")
+			js := &unsteady{JetStream: b.js, fail: map[string]error{"events.report.one": c.err, "events.report.two": context.DeadlineExceeded}}
+			b.start("r1", func(cfg *consumers.Config) { cfg.JetStream = js })
+			b.publish(endpoint("report", ""), "all-1", `{}`)
+			b.eventually("the deliveries", func() bool { return len(one.received()) > 0 && len(two.received()) > 0 })
+			b.settled()
+			if one, two := len(one.received()), len(two.received()); one != 1 || two != 1 {
+				t.Errorf("one got it %d times, two %d times", one, two)
+			}
+			s, err := b.js.Stream(b.ctx, streams.LaneStream)
+			b.must(err)
+			if parked := s.CachedInfo().State.LastSeq; parked != c.parked {
+				t.Errorf("%d copies went to LANES, want %d", parked, c.parked)
+			}
+		})
+	}
+}
+
 func TestExpiredEventsAreNotDelivered(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -311,6 +366,35 @@ func TestMaxDeliverAdvisoriesBecomeDeadLetters(t *testing.T) {
 	if n := len(quiz.received()); n != 0 {
 		t.Errorf("%d requests were made", n)
 	}
+}
+
+// TestWhatIsDeletedByHandIsMadeAnew: without the durable of ADVISORIES nothing
+// is trimmed, and without LANES, DLQ or a bucket events stand still.
+func TestWhatIsDeletedByHandIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(400))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	b.start("r1")
+	b.publishable("analytics")
+	b.must(b.js.DeleteConsumer(b.ctx, streams.AdvisoryStream, streams.AdvisoryConsumer))
+	b.eventually("the durable of advisories", func() bool {
+		_, err := b.js.Consumer(b.ctx, streams.AdvisoryStream, streams.AdvisoryConsumer)
+		return err == nil
+	})
+	deleted := []string{streams.LaneStream, streams.DeadLetterStream, streams.NoticeStream, "KV_" + streams.HealthBucket}
+	for _, name := range deleted {
+		b.must(b.js.DeleteStream(b.ctx, name))
+	}
+	b.publish(endpoint("analytics", "quiz"), "e1", `{}`)
+	for _, name := range deleted {
+		b.eventually(name, func() bool {
+			_, err := b.js.Stream(b.ctx, name)
+			return err == nil
+		})
+	}
+	b.awaitDeadLetters(1)
+	b.settled()
 }
 
 // An event that is published right after its manifest was applied, to a

@@ -70,33 +70,46 @@ func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 		defer p.probes.decided(c.ID) // once the others can know
 	}
 	if c.Cause == breaker.CauseRemote || c.Cause == breaker.CauseOperator {
+		p.wishes.overtaken(c.ID)
 		return // it came from the bucket
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	var err error
+	since := p.clock.now()
 	switch c.To { //nolint:exhaustive // half-open is each replica's own
 	case breaker.Open:
 		killpoint.Here(killpoint.BreakerOpened)
-		until := p.clock.theirs(c.Until)
-		_, err = p.gates.SetUnless(ctx, streams.Gate{
-			Capability: c.ID.Capability, App: c.ID.App, State: streams.GateOpen,
-			Since: p.clock.now(), Until: until, Reason: fmt.Sprintf("%d failures in a row", c.Failures), By: p.cfg.Replica,
-		}, func(now streams.Gate) bool {
-			// One that tells late must not end what another has found out since.
-			return decided(now) || now.State == streams.GateOpen && now.Until.After(until)
-		})
+		p.wishes.record(ctx, p.opened(c, since))
 		p.notices.send(streams.NoticeBreakerOpened, c.ID, fmt.Sprintf("%s failed %d times in a row; its events wait until %s",
 			c.ID, c.Failures, c.Until.UTC().Format(time.TimeOnly)), map[string]any{"failures": c.Failures, "until": c.Until})
 	case breaker.Closed:
-		_, err = p.gates.ClearIf(ctx, c.ID, func(g streams.Gate) bool {
-			return g.State == streams.GateOpen || g.State == streams.GateHalfOpen
-		})
+		p.wishes.record(ctx, p.closed(c, since))
 		p.notices.send(streams.NoticeBreakerClosed, c.ID, c.ID.String()+" works again", nil)
 	}
-	if err != nil {
-		p.log.Warn("other replicas could not be told about a breaker", "endpoint", c.ID.String(), "error", err)
+}
+
+// opened has the bucket say that a breaker is open.
+func (p *Pipeline) opened(c breaker.Change, since time.Time) *gateWish {
+	gate := streams.Gate{
+		Capability: c.ID.Capability, App: c.ID.App, State: streams.GateOpen,
+		Since: since, Until: p.clock.theirs(c.Until), Reason: fmt.Sprintf("%d failures in a row", c.Failures), By: p.cfg.Replica,
 	}
+	return &gateWish{id: c.ID, write: func(ctx context.Context, _ bool) error {
+		_, err := p.gates.SetUnless(ctx, gate, func(now streams.Gate) bool {
+			// One that tells late must not end what another has found out since.
+			return decided(now) || now.State == streams.GateOpen && now.Until.After(gate.Until)
+		})
+		return err
+	}}
+}
+
+// closed has the bucket say that a breaker is closed.
+func (p *Pipeline) closed(c breaker.Change, since time.Time) *gateWish {
+	return &gateWish{id: c.ID, write: func(ctx context.Context, again bool) error {
+		_, err := p.gates.ClearIf(ctx, c.ID, func(g streams.Gate) bool {
+			newer := again && g.Since.After(since.Add(clockJitter)) // another replica's has opened since
+			return !newer && (g.State == streams.GateOpen || g.State == streams.GateHalfOpen)
+		})
+		return err
+	}}
 }
 
 // decided tells whether a person, or the app itself, has decided about the
@@ -120,6 +133,7 @@ func (p *Pipeline) applyGate(id streams.EndpointID, g *streams.Gate) {
 	wasDisabled := e.disabled.Swap(g != nil && g.State == streams.GateDisabled)
 	if wasDisabled && !e.disabled.Load() {
 		p.log.Info("endpoint enabled", "endpoint", id.String())
+		p.wishes.enabled(id)
 	}
 	e.setGate(g, p.cfg.Now())
 	p.health.gate(id, g)
@@ -134,14 +148,16 @@ func (p *Pipeline) disable(e *endpoint) {
 	if e.disabled.Swap(true) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(p.work, storeTimeout)
-	defer cancel()
-	err := p.gates.Set(ctx, streams.Gate{
+	gate := streams.Gate{
 		Capability: e.id.Capability, App: e.id.App, State: streams.GateDisabled,
 		Since: p.clock.now(), Reason: "the app answered 410 Gone", By: p.cfg.Replica,
-	})
-	if err != nil {
-		p.log.Error("an endpoint that answered 410 could not be recorded as disabled", "endpoint", e.id.String(), "error", err)
 	}
+	p.wishes.record(p.work, &gateWish{id: e.id, disable: true, write: func(ctx context.Context, again bool) error {
+		if again && !e.disabled.Load() {
+			return nil // somebody has enabled it since
+		}
+		_, err := p.gates.SetUnless(ctx, gate, func(now streams.Gate) bool { return now.State == streams.GateDisabled })
+		return err
+	}})
 	p.notices.send(streams.NoticeEndpointDisabled, e.id, e.id.String()+" answered 410 Gone and was disabled; enable it with: backstop apps enable "+e.id.App+" "+e.id.Capability, nil)
 }

@@ -1,6 +1,7 @@
 package consumers_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -183,6 +184,110 @@ func TestOperatorsDecision(t *testing.T) {
 	})
 }
 
+// deafBreakers is JetStream with a breakers bucket that takes no writes while
+// deaf is set, as while it has no leader.
+type deafBreakers struct {
+	jetstream.JetStream
+	deaf             atomic.Bool
+	creates, deletes atomic.Int64 // refused
+}
+
+func (d *deafBreakers) into(c *consumers.Config) { d.JetStream, c.JetStream = c.JetStream, d }
+
+func (d *deafBreakers) KeyValue(ctx context.Context, name string) (jetstream.KeyValue, error) {
+	kv, err := d.JetStream.KeyValue(ctx, name)
+	if name == streams.BreakersBucket {
+		kv = deafBucket{kv, d}
+	}
+	return kv, err
+}
+
+type deafBucket struct {
+	jetstream.KeyValue
+	d *deafBreakers
+}
+
+func (b deafBucket) refuse(count *atomic.Int64) error {
+	if !b.d.deaf.Load() {
+		return nil
+	}
+	count.Add(1)
+	return context.DeadlineExceeded
+}
+
+func (b deafBucket) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
+	if err := b.refuse(&b.d.creates); err != nil {
+		return 0, err
+	}
+	return b.KeyValue.Create(ctx, key, value, opts...)
+}
+
+func (b deafBucket) Delete(ctx context.Context, key string, opts ...jetstream.KVDeleteOpt) error {
+	if err := b.refuse(&b.d.deletes); err != nil {
+		return err
+	}
+	return b.KeyValue.Delete(ctx, key, opts...)
+}
+
+// gate returns the state that the bucket has of an endpoint, "" for none.
+func (b *bundle) gate(id streams.EndpointID) streams.GateState {
+	b.Helper()
+	g, _, err := b.gates.Get(b.ctx, id)
+	b.must(err)
+	return g.State
+}
+
+// TestGatesAreRecordedWhenTheBucketIsBack: what a breaker did, and what an app
+// said (410), while the bucket had no leader, is there once it has one.
+func TestGatesAreRecordedWhenTheBucketIsBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz, gone := newApp(b, always(500)), newApp(b, always(410))
+	b.apply("quiz", quiz.URL, fragile(1000), "analytics")
+	b.apply("gone", gone.URL, quick, "analytics")
+	bucket := &deafBreakers{}
+	b.start("r1", bucket.into)
+	id, goneID := endpoint("analytics", "quiz"), endpoint("analytics", "gone")
+	for i := range 5 {
+		b.publish(id, fmt.Sprint("e", i), `{}`)
+	}
+	b.eventually("the breaker to open", func() bool { return b.gate(id) == streams.GateOpen })
+	bucket.deaf.Store(true)
+	b.publish(goneID, "", `{}`)
+	b.eventually("the 410", func() bool { return bucket.creates.Load() > 0 })
+	quiz.setAnswer(always(200))
+	b.eventually("the breaker to close", func() bool { return len(quiz.byID()) == 5 && b.lane(id) == nil && bucket.deletes.Load() > 0 })
+	bucket.deaf.Store(false)
+	b.eventually("both gates to be recorded", func() bool { return b.gate(id) == "" && b.gate(goneID) == streams.GateDisabled })
+}
+
+// TestEnabledWhereNothingIsRecorded: an app answered 410 to a replica that can't
+// record it, and an operator enables it: the bucket has nothing to remove.
+func TestEnabledWhereNothingIsRecorded(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(410))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	id := endpoint("analytics", "quiz")
+	bucket := &deafBreakers{}
+	b.start("r1", bucket.into)
+	bucket.deaf.Store(true)
+	b.publish(id, "e1", `{}`)
+	b.awaitDeadLetters(1)
+	quiz.setAnswer(always(200))
+	b.must(b.gates.Repeat(b.ctx, id))
+	b.eventually("events to be delivered", func() bool {
+		b.publish(id, "", `{}`)
+		return len(quiz.received()) > 1
+	})
+	bucket.deaf.Store(false)
+	refused := bucket.creates.Load()
+	b.settled()
+	if g := b.gate(id); g != "" || bucket.creates.Load() != refused {
+		t.Errorf("the endpoint is %q again", g)
+	}
+}
+
 // TestPauseOfADeadProcessEnds: a durable that was paused for an operator stays
 // paused when the process dies; whoever comes next, after the operator's
 // reset, has to end it.
@@ -199,6 +304,28 @@ func TestPauseOfADeadProcessEnds(t *testing.T) {
 	b.start("r1")
 	b.eventually("the delivery", func() bool { return len(quiz.received()) == 1 })
 	b.settled()
+}
+
+// TestPauseOfAReplicaThatIsGoneEnds: a replica pauses a lane, for a reason of
+// its own, which another one works off already, and is killed.
+func TestPauseOfAReplicaThatIsGoneEnds(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(500))
+	hook := map[string]any{"retry": map[string]any{"maxAttempts": 20, "initialDelay": 200, "maxDelay": 200}, "breaker": map[string]any{"failureThreshold": 1000}}
+	b.apply("quiz", quiz.URL, hook, "analytics")
+	b.start("r1")
+	id := endpoint("analytics", "quiz")
+	b.publishable("analytics")
+	b.publish(id, "e1", `{}`)
+	b.eventually("the lane to be worked off", func() bool { return b.lane(id) != nil && b.lane(id).Delivered.Consumer > 1 })
+	_, err := b.js.PauseConsumer(b.ctx, streams.LaneStream, id.LaneConsumer(), time.Now().Add(time.Hour))
+	b.must(err)
+	quiz.setAnswer(always(200))
+	b.settled()
+	if dead := b.deadLetters(); len(dead) > 0 {
+		t.Errorf("dead letters: %+v", dead)
+	}
 }
 
 // TestBrokerRestart: the broker goes away in the middle of traffic, and

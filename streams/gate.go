@@ -133,6 +133,25 @@ func (s *Gates) ClearIf(ctx context.Context, id EndpointID, match func(Gate) boo
 	}
 }
 
+// Repeat tells every replica once more what is recorded of the endpoint, also
+// that nothing is: one that could not record yet what it holds of it, as while
+// the bucket had no leader, gives that up. Nothing that is recorded changes, but
+// for a breaker that trips in that very moment, and will trip again.
+func (s *Gates) Repeat(ctx context.Context, id EndpointID) error {
+	value, revision, err := bucket.Read(ctx, s.kv, gateKey(id))
+	switch {
+	case err != nil:
+	case revision == 0:
+		err = bucket.Remove(ctx, s.kv, gateKey(id), 0) // of any revision: what is told is the trace
+	default:
+		_, err = bucket.Write(ctx, s.kv, gateKey(id), value, revision)
+	}
+	if errors.Is(err, bucket.ErrConflict) {
+		return nil // somebody has told them something newer
+	}
+	return err
+}
+
 // Get returns the endpoint's gate, and false when it is closed.
 func (s *Gates) Get(ctx context.Context, id EndpointID) (Gate, bool, error) {
 	g, revision, err := s.get(ctx, id)

@@ -133,6 +133,27 @@ func (t *Topology) Ensure(ctx context.Context) error {
 	return nil
 }
 
+// Missing returns the streams, those of buckets included, that Ensure made and
+// that aren't there any more.
+func (t *Topology) Missing(ctx context.Context) ([]string, error) {
+	there := make(map[string]bool)
+	names := t.js.StreamNames(ctx)
+	for name := range names.Name() {
+		there[name] = true
+	}
+	if err := names.Err(); err != nil {
+		return nil, fmt.Errorf("list the streams: %w", err)
+	}
+	var missing []string
+	for _, cfg := range t.streams() {
+		missing = append(missing, cfg.Name)
+	}
+	for _, cfg := range t.buckets() {
+		missing = append(missing, "KV_"+cfg.Bucket)
+	}
+	return slices.DeleteFunc(missing, func(name string) bool { return there[name] }), nil
+}
+
 func (t *Topology) ensureBucket(ctx context.Context, cfg jetstream.KeyValueConfig) error {
 	err := patiently(ctx, func(ctx context.Context) error {
 		_, err := t.js.CreateOrUpdateKeyValue(ctx, cfg)
@@ -160,14 +181,36 @@ func (t *Topology) ensureConsumer(ctx context.Context, stream string, cfg jetstr
 // EnsureCapability makes the stream EVENTS_<capability> and its durable, from
 // when on services can publish events of the capability.
 func (t *Topology) EnsureCapability(ctx context.Context, capability string) error {
-	id := EndpointID{Capability: capability}
-	all := id.Subject(Events)
-	err := t.ensureStream(ctx, t.eventStream(capability, []string{all, all + ".*"},
+	err := t.ensureStream(ctx, t.eventStream(capability, eventSubjects(capability),
 		"Events of "+capability+" for every app, in the order of publishing"))
 	if err != nil {
 		return err
 	}
-	err = t.ensureConsumer(ctx, EventStream(capability), jetstream.ConsumerConfig{
+	return t.EnsureEventConsumer(ctx, capability)
+}
+
+// eventSubjects are what the stream of a capability takes while an app declares it.
+func eventSubjects(capability string) []string {
+	all := EndpointID{Capability: capability}.Subject(Events)
+	return []string{all, all + ".*"}
+}
+
+// Open tells whether services can publish events of the capability.
+func (t *Topology) Open(ctx context.Context, capability string) (bool, error) {
+	stream, err := t.js.Stream(ctx, EventStream(capability))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("stream %s: %w", EventStream(capability), err)
+	}
+	return slices.Equal(stream.CachedInfo().Config.Subjects, eventSubjects(capability)), nil
+}
+
+// EnsureEventConsumer makes the durable of the capability's stream alone, and
+// leaves a retired one retired.
+func (t *Topology) EnsureEventConsumer(ctx context.Context, capability string) error {
+	err := t.ensureConsumer(ctx, EventStream(capability), jetstream.ConsumerConfig{
 		Durable:       EventConsumer,
 		Description:   "Shared lane: webhooks of all healthy endpoints, pulled by every replica",
 		AckPolicy:     jetstream.AckExplicitPolicy,

@@ -97,5 +97,8 @@ func (o *Ops) ResetBreaker(ctx context.Context, by Actor, id streams.EndpointID)
 	if found && disabled(gate) {
 		return GateState{}, &DisabledError{gate}
 	}
-	return stateOf(id, StateClosed, false), o.CheckDeclared(ctx, id)
+	if err := o.CheckDeclared(ctx, id); err != nil {
+		return stateOf(id, StateClosed, false), err
+	}
+	return stateOf(id, StateClosed, false), gates.Repeat(ctx, id) // as Enable does
 }

@@ -100,12 +100,16 @@ func (o *Ops) Disable(ctx context.Context, by Actor, id streams.EndpointID, why 
 }
 
 // Enable sends the endpoint webhooks again, or all of an app's when id names
-// no capability. An open circuit is another matter, and stays.
+// no capability. An open circuit is another matter, and stays. Where nothing is
+// disabled the replicas are told so all the same: one may have disabled what an
+// app wants no more (410) and not have had the bucket to record it in.
 func (o *Ops) Enable(ctx context.Context, by Actor, id streams.EndpointID) ([]GateState, error) {
 	return o.eachDeclared(ctx, id, func(gates *streams.Gates, id streams.EndpointID) (GateState, error) {
 		changed, err := o.clearGate(ctx, by, gates, streams.AuditEndpointEnabled, id, disabled)
 		if changed {
 			o.announce(ctx, streams.NoticeEndpointEnabled, id, by, "enabled", "")
+		} else if err == nil {
+			err = gates.Repeat(ctx, id)
 		}
 		return stateOf(id, StateEnabled, changed), err
 	})

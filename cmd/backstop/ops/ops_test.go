@@ -1,9 +1,11 @@
 package ops
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +133,58 @@ func TestSwitches(t *testing.T) {
 	}
 	if n := b.messages(streams.NoticeStream); n != 4 || len(b.warnings) != 0 {
 		t.Errorf("%d notices, warnings %v; want one for each change", n, b.warnings)
+	}
+}
+
+// A replica may hold what the bucket had no room or leader for: it hears of an
+// enabling and of a reset all the same, and those are no change to be on record.
+func TestReplicasHearOfWhatChangesNothing(t *testing.T) {
+	b := newBundle(t)
+	_, err := b.Apply(t.Context(), ann, b.parse(onlyAnalytics), secrets.Secret{}, nil)
+	b.must(err)
+	gates, err := b.gates(t.Context())
+	b.must(err)
+	heard, loaded := make(chan *streams.Gate, 8), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		_ = gates.Watch(ctx, slog.New(slog.DiscardHandler), func() { close(loaded) }, func(_ streams.EndpointID, g *streams.Gate) { heard <- g })
+		close(heard)
+	}()
+	<-loaded
+	hear := func() *streams.Gate {
+		t.Helper()
+		select {
+		case g := <-heard:
+			return g
+		case <-time.After(30 * time.Second):
+			t.Fatal("replicas hear nothing")
+			return nil
+		}
+	}
+	_, err = b.Enable(t.Context(), ann, quiz)
+	b.must(err)
+	if g := hear(); g != nil {
+		t.Errorf("enabled: replicas hear of %+v", g)
+	}
+	_, err = b.ResetBreaker(t.Context(), ann, quiz)
+	b.must(err)
+	if g := hear(); g != nil {
+		t.Errorf("reset: replicas hear of %+v", g)
+	}
+	_, err = b.OpenBreaker(t.Context(), ann, quiz, "")
+	b.must(err)
+	hear()
+	_, err = b.Enable(t.Context(), ann, quiz)
+	b.must(err)
+	if g := hear(); g == nil || g.State != streams.GateForced {
+		t.Errorf("enabled while an operator holds it open: replicas hear of %+v", g)
+	}
+	if n := len(b.record()); n != 2 {
+		t.Errorf("%d entries on record, want those of the app and the breaker", n)
+	}
+	cancel()
+	for range heard { // until the watch has ended
 	}
 }
 
