@@ -82,7 +82,7 @@ func (p *Pipeline) breakerChanged(ctx context.Context, c breaker.Change) {
 			c.ID, c.Failures, c.Until.UTC().Format(time.TimeOnly)), map[string]any{"failures": c.Failures, "until": c.Until})
 	case breaker.Closed:
 		p.wishes.record(ctx, p.closed(c, since))
-		p.notices.send(streams.NoticeBreakerClosed, c.ID, c.ID.String()+" works again", nil)
+		p.notices.send(streams.NoticeBreakerClosed, c.ID, c.ID.String()+" works again", map[string]any{"by": p.cfg.Replica})
 	}
 }
 
@@ -159,5 +159,5 @@ func (p *Pipeline) disable(e *endpoint) {
 		_, err := p.gates.SetUnless(ctx, gate, func(now streams.Gate) bool { return now.State == streams.GateDisabled })
 		return err
 	}})
-	p.notices.send(streams.NoticeEndpointDisabled, e.id, e.id.String()+" answered 410 Gone and was disabled; enable it with: backstop apps enable "+e.id.App+" "+e.id.Capability, nil)
+	p.notices.send(streams.NoticeEndpointDisabled, e.id, e.id.String()+" answered 410 Gone and was disabled; enable it with: backstop apps enable "+e.id.App+" "+e.id.Capability, map[string]any{"reason": gate.Reason, "by": p.cfg.Replica})
 }
