@@ -32,7 +32,9 @@ func TestPullsOnThreeServersGetWhatTheyAskFor(t *testing.T) {
 	}
 	const count = 20
 	for i := range count {
-		if _, err := js.Publish(ctx, "lanes.x", fmt.Appendf(nil, "%d", i)); err != nil {
+		// The client's server may learn of the stream a moment after its leader.
+		_, err := js.Publish(ctx, "lanes.x", fmt.Appendf(nil, "%d", i), jetstream.WithMsgID(fmt.Sprint(i)), jetstream.WithRetryAttempts(100))
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
