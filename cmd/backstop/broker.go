@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,7 +25,8 @@ type broker struct {
 	calls    *nats.Conn // of its own, so that no call queues behind events
 	js       jetstream.JetStream
 	url      string
-	lost     chan error // one, when a connection is closed for good
+	lost     chan error            // one, when a connection is closed for good
+	refusal  atomic.Pointer[error] // why it could not be connected last
 }
 
 // pipelineRequestTimeout bounds what the pipeline asks of JetStream, but for
@@ -49,6 +51,8 @@ func openBroker(ctx context.Context, cfg Config, log *slog.Logger) (*broker, err
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("connected to NATS again", "url", nc.ConnectedUrlRedacted()) }),
+		// Of a login that is refused at the start, nats.go's LastError knows nothing.
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { b.refusal.Store(&err) }),
 		nats.ClosedHandler(func(nc *nats.Conn) {
 			select {
 			case b.lost <- nc.LastError():
@@ -174,7 +178,7 @@ func (b *broker) untilConnected(ctx context.Context, log *slog.Logger) error {
 	var told time.Time
 	for !b.nc.IsConnected() {
 		if now := time.Now(); now.Sub(told) >= tell {
-			log.Warn("NATS can't be reached yet, waiting for it", "url", b.url, "error", b.nc.LastError())
+			log.Warn("NATS can't be reached yet, waiting for it", "url", b.url, "error", b.whyUnconnected())
 			told = now
 		}
 		select {
@@ -184,6 +188,16 @@ func (b *broker) untilConnected(ctx context.Context, log *slog.Logger) error {
 		}
 	}
 	return nil
+}
+
+func (b *broker) whyUnconnected() error {
+	if err := b.nc.LastError(); err != nil {
+		return err
+	}
+	if err := b.refusal.Load(); err != nil {
+		return *err
+	}
+	return errors.New("it doesn't answer")
 }
 
 func unreachable(err error) bool {
