@@ -11,14 +11,19 @@ import (
 
 // park moves an event to the endpoint's own lane: it is stored there, and then
 // acknowledged where it came from. A crash in between makes at most a
-// duplicate, which the lane's de-duplication absorbs.
+// duplicate, which the lane's de-duplication absorbs. What can't be stored there,
+// ever, becomes a dead letter.
 func (p *Pipeline) park(e *endpoint, d *delivery) {
 	p.lanes.want(e)
 	msg := d.event.LaneMsg()
-	stored := p.retryStore("an event in its lane", e.id, func(ctx context.Context) error {
+	err := p.tryStore("an event in its lane", e.id, func(ctx context.Context) error {
 		return p.parker.store(ctx, msg)
 	})
-	if !stored {
+	switch {
+	case streams.NeverFits(err):
+		p.bury(d, streams.BadPayload, "it can't be kept for later: "+err.Error(), 0)
+		return
+	case err != nil:
 		d.abandon()
 		return
 	}

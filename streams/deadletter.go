@@ -92,7 +92,7 @@ func DecodeDeadLetter(subject string, h nats.Header, data []byte, sequence uint6
 		d.Size = size
 	}
 	d.believe(h)
-	d.TraceParent, d.TraceState = h.Get(HeaderTraceParent), h.Get(HeaderTraceState)
+	d.TraceParent, d.TraceState = TraceOf(h)
 	d.Status, _ = strconv.Atoi(h.Get(HeaderStatus))
 	d.FailedAt, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderFailedAt))
 	return d, nil

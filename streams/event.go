@@ -109,7 +109,7 @@ func decode(subject string, h nats.Header, data []byte, sequence uint64, stored 
 		PublishedAt: stored,
 	}
 	if h != nil {
-		e.TraceParent, e.TraceState = h.Get(HeaderTraceParent), h.Get(HeaderTraceState)
+		e.TraceParent, e.TraceState = TraceOf(h)
 		e.ID = h.Get(HeaderID)
 		if e.ID == "" {
 			e.ID = h.Get(HeaderMsgID)
