@@ -92,6 +92,40 @@ func (b *bundle) results() map[streams.ResultKind][]streams.Result {
 	return all
 }
 
+// TestDeadLetterOfACallIsReplayed: the event of a call that was queued, or
+// approved, goes back to where it came from. Its capability has no stream.
+func TestDeadLetterOfACallIsReplayed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(400))
+	b.apply("quiz", quiz.URL, takesCalls(), "score")
+	p := b.start("r1", b.withFallbacks)
+	b.must(p.Enqueue(b.ctx, streams.Event{ID: "queued", EndpointID: endpoint("score", "quiz"), Payload: []byte(`{"n": 1}`)}))
+	_, err := b.pendings().Create(b.ctx, streams.PendingRequest{ID: "approved", App: "quiz", Capability: "score", Payload: []byte(`{"n": 1}`)})
+	b.must(err)
+	_, err = b.pendings().Decide(b.ctx, "approved", true, "ann", "")
+	b.must(err)
+	for _, d := range b.awaitDeadLetters(2) {
+		b.must(b.letters.Replay(b.ctx, d))
+	}
+	again := b.awaitDeadLetters(2) // it fails once more, which isn't dropped as known
+	quiz.forget()
+	quiz.setAnswer(answers(200, `{"success":true}`))
+	for _, d := range again {
+		b.must(b.letters.Replay(b.ctx, d))
+	}
+	b.settled()
+	got := quiz.byID()
+	if len(got) != 2 || got["queued"] != 1 || got["approved"] != 1 || len(b.deadLetters()) > 0 {
+		t.Errorf("delivered %v, dead letters %+v", got, b.deadLetters())
+	}
+	for _, r := range quiz.received() {
+		if r.payload != `{"n": 1}` || r.header.Get("X-Callback-Url") == "" {
+			t.Errorf("the app got %q with %v", r.payload, r.header)
+		}
+	}
+}
+
 // TestPendingCall: a person decides, services learn it, and an approved call
 // reaches the app once it works.
 func TestPendingCall(t *testing.T) {
