@@ -129,18 +129,19 @@ func TestDeadLetterOfACallIsReplayed(t *testing.T) {
 // TestPendingCall: a person decides, services learn it, and an approved call
 // reaches the app once it works.
 func TestPendingCall(t *testing.T) {
+	const yes = "Xq3Hc0V1o8kGJ2M4vZbT7e" // as long as those that Backstop makes
 	b := setup(t)
 	quiz := newApp(b, always(500))
 	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "pending"}), "register")
 	b.start("r1", b.withFallbacks)
-	for _, id := range []string{"yes", "no"} {
+	for _, id := range []string{yes, "no"} {
 		got, _ := b.ask("calls.register.quiz", `{"who":"Bob"}`, "Nats-Msg-Id", id)
 		if !got.Success || got.Source != streams.SourcePending {
 			t.Fatalf("got %s", asJSON(t, got))
 		}
 	}
 	b.eventually("the notice", func() bool { return b.hasNotice(streams.NoticePendingCreated) })
-	_, err := b.pendings().Decide(b.ctx, "yes", true, "ann", "welcome")
+	_, err := b.pendings().Decide(b.ctx, yes, true, "ann", "welcome")
 	b.must(err)
 	_, err = b.pendings().Decide(b.ctx, "no", false, "ann", "")
 	b.must(err)
@@ -151,11 +152,11 @@ func TestPendingCall(t *testing.T) {
 	approved := b.results()[streams.ResultApproved][0]
 	var told struct{ ID, Decision, By, Why string }
 	b.must(json.Unmarshal(approved.Payload, &told))
-	if approved.ID != "yes" || told.ID != "yes" || told.Decision != "approved" || told.By != "ann" || told.Why != "welcome" {
+	if approved.ID != yes || told.ID != yes || told.Decision != "approved" || told.By != "ann" || told.Why != "welcome" {
 		t.Errorf("the result is for %s: %+v", approved.ID, told)
 	}
 	b.eventually("both to be marked as done", func() bool {
-		for _, id := range []string{"yes", "no"} {
+		for _, id := range []string{yes, "no"} {
 			r, err := b.pendings().Get(b.ctx, id)
 			b.must(err)
 			if !r.Done {
@@ -167,12 +168,15 @@ func TestPendingCall(t *testing.T) {
 	quiz.setAnswer(answers(200, `{"success":true}`))
 	b.settled()
 	count := quiz.byID()
-	if count["yes"] < 2 || count["no"] != 1 {
+	if count[yes] < 2 || count["no"] != 1 {
 		t.Errorf("requests by id: %v; the approved call's event should have come, and the other's not", count)
 	}
 	last := quiz.received()[len(quiz.received())-1]
 	if last.payload != `{"who":"Bob"}` {
 		t.Errorf("the app got %q", last.payload)
+	}
+	if last.header.Get("X-Callback-Url") == "" {
+		t.Error("the approved call has no X-Callback-URL")
 	}
 }
 
