@@ -104,10 +104,11 @@ func (p *Pipeline) ask(ctx context.Context, e *endpoint, config manifest.Endpoin
 			refuse = dispatcher.ReasonCircuitOpen
 		}
 	}
+	parent, state := streams.TraceOf(c.header)
 	return p.answer(ctx, dispatcher.Call{
 		Event: streams.Event{
-			ID: c.id, Origin: "call-" + nuid.Next(), EndpointID: e.id, Payload: c.payload, PublishedAt: c.received,
-			TraceParent: c.header.Get(streams.HeaderTraceParent), TraceState: c.header.Get(streams.HeaderTraceState),
+			ID: c.id, Origin: streams.OriginCall + nuid.Next(), EndpointID: e.id, Payload: c.payload, PublishedAt: c.received,
+			TraceParent: parent, TraceState: state,
 		},
 		Endpoint: config, Attempt: 1, Sync: true, Refuse: refuse,
 	})

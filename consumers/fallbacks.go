@@ -18,7 +18,7 @@ import (
 // calls only may wait. Within the lane's de-duplication window the same id at
 // the same endpoint is one event.
 func (p *Pipeline) Enqueue(ctx context.Context, e streams.Event) error {
-	e.Origin = "call-" + nuid.Next()
+	e.Origin = streams.OriginCall + nuid.Next()
 	e.PublishedAt = p.clock.now()
 	return p.enqueue(ctx, e)
 }

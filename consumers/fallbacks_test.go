@@ -95,21 +95,56 @@ func (b *bundle) results() map[streams.ResultKind][]streams.Result {
 	return all
 }
 
+// TestDeadLetterOfACallIsReplayed: the event of a call that was queued, or
+// approved, goes back to where it came from. Its capability has no stream.
+func TestDeadLetterOfACallIsReplayed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(400))
+	b.apply("quiz", quiz.URL, takesCalls(), "score")
+	p := b.start("r1", b.withFallbacks)
+	b.must(p.Enqueue(b.ctx, streams.Event{ID: "queued", EndpointID: endpoint("score", "quiz"), Payload: []byte(`{"n": 1}`)}))
+	_, err := b.pendings().Create(b.ctx, streams.PendingRequest{ID: "approved", App: "quiz", Capability: "score", Payload: []byte(`{"n": 1}`)})
+	b.must(err)
+	_, err = b.pendings().Decide(b.ctx, "approved", true, "ann", "")
+	b.must(err)
+	for _, d := range b.awaitDeadLetters(2) {
+		b.must(b.letters.Replay(b.ctx, d))
+	}
+	again := b.awaitDeadLetters(2) // it fails once more, which isn't dropped as known
+	quiz.forget()
+	quiz.setAnswer(answers(200, `{"success":true}`))
+	for _, d := range again {
+		b.must(b.letters.Replay(b.ctx, d))
+	}
+	b.settled()
+	got := quiz.byID()
+	if len(got) != 2 || got["queued"] != 1 || got["approved"] != 1 || len(b.deadLetters()) > 0 {
+		t.Errorf("delivered %v, dead letters %+v", got, b.deadLetters())
+	}
+	for _, r := range quiz.received() {
+		if r.payload != `{"n": 1}` || r.header.Get("X-Callback-Url") == "" {
+			t.Errorf("the app got %q with %v", r.payload, r.header)
+		}
+	}
+}
+
 // TestPendingCall: a person decides, services learn it, and an approved call
 // reaches the app once it works.
 func TestPendingCall(t *testing.T) {
+	const yes = "Xq3Hc0V1o8kGJ2M4vZbT7e" // as long as those that Backstop makes
 	b := setup(t)
 	quiz := newApp(b, always(500))
 	b.apply("quiz", quiz.URL, failing(map[string]any{"strategy": "pending"}), "register")
 	b.start("r1", b.withFallbacks)
-	for _, id := range []string{"yes", "no"} {
+	for _, id := range []string{yes, "no"} {
 		got, _ := b.ask("calls.register.quiz", `{"who":"Bob"}`, "Nats-Msg-Id", id)
 		if !got.Success || got.Source != streams.SourcePending {
 			t.Fatalf("got %s", asJSON(t, got))
 		}
 	}
 	b.eventually("the notice", func() bool { return b.hasNotice(streams.NoticePendingCreated) })
-	_, err := b.pendings().Decide(b.ctx, "yes", true, "ann", "welcome")
+	_, err := b.pendings().Decide(b.ctx, yes, true, "ann", "welcome")
 	b.must(err)
 	_, err = b.pendings().Decide(b.ctx, "no", false, "ann", "")
 	b.must(err)
@@ -120,11 +155,11 @@ func TestPendingCall(t *testing.T) {
 	approved := b.results()[streams.ResultApproved][0]
 	var told struct{ ID, Decision, By, Why string }
 	b.must(json.Unmarshal(approved.Payload, &told))
-	if approved.ID != "yes" || told.ID != "yes" || told.Decision != "approved" || told.By != "ann" || told.Why != "welcome" {
+	if approved.ID != yes || told.ID != yes || told.Decision != "approved" || told.By != "ann" || told.Why != "welcome" {
 		t.Errorf("the result is for %s: %+v", approved.ID, told)
 	}
 	b.eventually("both to be marked as done", func() bool {
-		for _, id := range []string{"yes", "no"} {
+		for _, id := range []string{yes, "no"} {
 			r, err := b.pendings().Get(b.ctx, id)
 			b.must(err)
 			if !r.Done {
@@ -136,12 +171,15 @@ func TestPendingCall(t *testing.T) {
 	quiz.setAnswer(answers(200, `{"success":true}`))
 	b.settled()
 	count := quiz.byID()
-	if count["yes"] < 2 || count["no"] != 1 {
+	if count[yes] < 2 || count["no"] != 1 {
 		t.Errorf("requests by id: %v; the approved call's event should have come, and the other's not", count)
 	}
 	last := quiz.received()[len(quiz.received())-1]
 	if last.payload != `{"who":"Bob"}` {
 		t.Errorf("the app got %q", last.payload)
+	}
+	if last.header.Get("X-Callback-Url") == "" {
+		t.Error("the approved call has no X-Callback-URL")
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 
 // park moves an event to the endpoint's own lane: it is stored there, and then
 // acknowledged where it came from. A crash in between makes at most a
-// duplicate, which the lane's de-duplication absorbs.
+// duplicate, which the lane's de-duplication absorbs. What can't be stored there,
+// ever, becomes a dead letter.
 //
 // When LANES has no room, nothing waits for it in its endpoint's window: an app
 // that worked again would never be asked, and LANES would stay full. An event
@@ -22,7 +23,7 @@ func (p *Pipeline) park(e *endpoint, d *delivery) {
 	p.lanes.want(e)
 	msg, full := d.event.LaneMsg(), false
 	store := func(ctx context.Context) error { return p.parker.store(ctx, msg) }
-	stored := p.retryStore("an event in its lane", e.id, func(ctx context.Context) error {
+	err := p.tryStore("an event in its lane", e.id, func(ctx context.Context) error {
 		err := store(ctx)
 		if full = lacksRoom(err); full {
 			return nil
@@ -30,23 +31,33 @@ func (p *Pipeline) park(e *endpoint, d *delivery) {
 		return err
 	})
 	switch {
-	case !stored:
-		d.abandon()
+	case err != nil:
+		p.unparked(d, err)
 	case !full:
 		p.parked(d)
 	case !d.own:
 		p.aside(func() {
-			if p.retryStore("an event in its lane, which has no room", e.id, store) {
-				p.parked(d)
-			} else {
-				d.abandon()
+			if err := p.tryStore("an event in its lane, which has no room", e.id, store); err != nil {
+				p.unparked(d, err)
+				return
 			}
+			p.parked(d)
 		})
 	case d.handed >= streams.CrashLoopLane:
 		p.bury(d, streams.Exhausted, fmt.Sprintf("LANES has no room to try it later, and it was handed out %d times", d.handed), 0)
 	default:
 		d.putBack(max(d.event.NotBefore.Sub(p.clock.now()), time.Second))
 	}
+}
+
+// unparked does what has to be done about an event that could not be stored in
+// its lane before the process must stop, or ever.
+func (p *Pipeline) unparked(d *delivery, err error) {
+	if streams.NeverFits(err) {
+		p.bury(d, streams.BadPayload, "it can't be kept for later: "+err.Error(), 0)
+		return
+	}
+	d.abandon()
 }
 
 // parked acknowledges an event that is stored in its lane.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -133,6 +134,60 @@ func TestNamesThatNoAppCanHave(t *testing.T) {
 	if n := len(quiz.received()); n > 0 {
 		t.Errorf("%d requests for events of others", n)
 	}
+}
+
+// TestLargeHeaders: NATS takes headers of 64 KiB, which leaves no room for ours.
+// Of a trace context that long nothing is kept, and the event goes its way.
+func TestLargeHeaders(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(503))
+	hook := maps.Clone(quick)
+	hook["breaker"] = map[string]any{"failureThreshold": 1000}
+	b.apply("quiz", quiz.URL, hook, "analytics")
+	b.start("r1")
+	b.publishable("analytics")
+	subjects := []string{"events.analytics", "events.analytics.quiz", "events.analytics.nobody"} // is copied, parked, buried
+	for _, subject := range subjects {
+		msg := nats.NewMsg(subject)
+		msg.Data = []byte(`{}`)
+		msg.Header.Set("tracestate", strings.Repeat("x", 65535-26))
+		_, err := b.js.PublishMsg(b.ctx, msg)
+		b.must(err)
+	}
+	b.awaitDeadLetters(len(subjects))
+	b.settled()
+}
+
+// narrow refuses what a stream might not take: everything for lanes, and dead
+// letters with an error.
+type narrow struct{ jetstream.JetStream }
+
+func (n narrow) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	switch {
+	case strings.HasPrefix(msg.Subject, "lanes."):
+		return nil, nats.ErrMaxPayload
+	case strings.HasPrefix(msg.Subject, "dlq.") && msg.Header.Get(streams.HeaderError) != "":
+		return nil, &jetstream.APIError{Code: 400, ErrorCode: 10097, Description: "header size exceeds maximum allowed of 64k"}
+	}
+	return n.JetStream.PublishMsg(ctx, msg, opts...)
+}
+
+// TestWhatNeverFitsIsGivenUp: an event that can't be parked becomes a dead
+// letter, and that, if need be, one with fewer headers. Trying again for ever
+// held up all that came after it.
+func TestWhatNeverFitsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(500))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	b.start("r1", func(c *consumers.Config) { c.JetStream = narrow{b.js} })
+	b.publishable("analytics")
+	b.publish(endpoint("analytics", "quiz"), "e1", `{}`)
+	if d := b.awaitDeadLetters(1)[0]; d.ID != "e1" || d.Reason != streams.BadPayload || d.Attempts != 1 || string(d.Payload) != `{}` {
+		t.Errorf("dead letter %+v", d)
+	}
+	b.settled()
 }
 
 func TestBadInputIsDeadLetteredAtFirstSight(t *testing.T) {

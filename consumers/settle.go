@@ -137,22 +137,32 @@ func outcomeText(out dispatcher.Outcome) string {
 	return out.Err.Error()
 }
 
-// retryStore runs store until it succeeds or the pipeline must stop. The event
-// is held meanwhile, so that a broker that is full or away makes this process
-// hold back, and not lose or give up, events.
+// retryStore runs store until it succeeds, can't ever, or the pipeline must
+// stop, and tells whether it has. The event is held meanwhile, so that a broker
+// that is full or away makes this process hold back, and not lose or give up,
+// events.
 func (p *Pipeline) retryStore(what string, id streams.EndpointID, store func(context.Context) error) bool {
+	return p.tryStore(what, id, store) == nil
+}
+
+// tryStore is retryStore, and tells why it has not stored: see streams.NeverFits.
+func (p *Pipeline) tryStore(what string, id streams.EndpointID, store func(context.Context) error) error {
 	wait := 100 * time.Millisecond
 	for {
 		ctx, cancel := context.WithTimeout(p.work, storeTimeout)
 		err := store(ctx)
 		cancel()
-		if err == nil {
-			return true
+		switch {
+		case err == nil:
+			return nil
+		case streams.NeverFits(err):
+			p.log.Error("can't be stored, and never will be", "what", what, "endpoint", id.String(), "error", err)
+			return err
 		}
 		p.log.Warn("can't store yet, trying again", "what", what, "endpoint", id.String(), "error", err, "in", wait)
 		select {
 		case <-p.work.Done():
-			return false
+			return err
 		case <-p.stopping:
 			// One try more, and then the event is left for the next start.
 			select {
@@ -161,7 +171,7 @@ func (p *Pipeline) retryStore(what string, id streams.EndpointID, store func(con
 			}
 			ctx, cancel := context.WithTimeout(p.work, storeTimeout)
 			defer cancel()
-			return store(ctx) == nil
+			return store(ctx)
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, 5*time.Second)

@@ -1,6 +1,8 @@
 package streams
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -92,7 +94,7 @@ func DecodeDeadLetter(subject string, h nats.Header, data []byte, sequence uint6
 		d.Size = size
 	}
 	d.believe(h)
-	d.TraceParent, d.TraceState = h.Get(HeaderTraceParent), h.Get(HeaderTraceState)
+	d.TraceParent, d.TraceState = TraceOf(h)
 	d.Status, _ = strconv.Atoi(h.Get(HeaderStatus))
 	d.FailedAt, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderFailedAt))
 	return d, nil
@@ -101,11 +103,25 @@ func DecodeDeadLetter(subject string, h nats.Header, data []byte, sequence uint6
 // ReplayMsg returns the message that publishes the dead letter's event again,
 // with the same id for the app and no attempts spent. Its de-duplication key is
 // the dead letter itself, so that replaying twice makes one delivery.
+//
+// An event that was a call goes into its endpoint's own lane, as it did when it
+// was queued. It has an origin of its own there, which what is published on
+// events.… gets from its place in the stream: with the old one, its next dead
+// letter would be dropped as a copy of this one.
 func (d DeadLetter) ReplayMsg() *nats.Msg {
-	msg := nats.NewMsg(d.Subject(Events))
+	key := strconv.FormatUint(d.Sequence, 10) + ":" + d.Origin
+	to := Events
+	if d.wasCall() {
+		to = Lanes
+	}
+	msg := nats.NewMsg(d.Subject(to))
 	msg.Data = d.Payload
 	msg.Header.Set(HeaderID, d.ID)
-	msg.Header.Set(HeaderMsgID, "replay:"+strconv.FormatUint(d.Sequence, 10)+":"+d.Origin)
+	msg.Header.Set(HeaderMsgID, "replay:"+key)
+	if to == Lanes {
+		sum := sha256.Sum256([]byte(key))
+		msg.Header.Set(HeaderOrigin, OriginCall+hex.EncodeToString(sum[:12]))
+	}
 	d.trace(msg.Header)
 	return msg
 }

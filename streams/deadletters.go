@@ -175,9 +175,15 @@ func (s *DeadLetters) Last(ctx context.Context) (uint64, error) {
 }
 
 // Store writes a dead letter and waits until the broker has it. Writing one
-// that is there already is no error.
+// that is there already is no error. One that doesn't fit is written without
+// what can be done without.
 func (s *DeadLetters) Store(ctx context.Context, d DeadLetter) error {
-	if _, err := s.js.PublishMsg(ctx, d.Msg()); err != nil {
+	_, err := s.js.PublishMsg(ctx, d.Msg())
+	if NeverFits(err) {
+		d.Err, d.TraceParent, d.TraceState = "", "", ""
+		_, err = s.js.PublishMsg(ctx, d.Msg())
+	}
+	if err != nil {
 		return fmt.Errorf("store the dead letter of %s at %s: %w", d.ID, d.EndpointID, err)
 	}
 	return nil

@@ -42,6 +42,20 @@ func publishError(err error, id EndpointID) error {
 	}
 }
 
+// NeverFits tells whether a publish failed because of what the message is, so that
+// the same message will fail each time: it, or its headers, are larger than
+// NATS or the stream takes.
+func NeverFits(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum || api.ErrorCode == headersTooLarge
+	}
+	return errors.Is(err, nats.ErrMaxPayload)
+}
+
+// headersTooLarge is JetStream's code for headers of more than 64 KiB.
+const headersTooLarge = 10097
+
 func storeError(api *jetstream.APIError) error {
 	switch api.ErrorCode {
 	case 10002: // resource limits exceeded for account: so the embedded server refuses while its disk is full

@@ -72,6 +72,19 @@ type Event struct {
 	TraceParent, TraceState string
 }
 
+// What the origin of an event begins with that was a call: one that was queued,
+// and one that a person has approved. Nobody published it on events.…, where its
+// capability may have no stream, so it is only ever in LANES.
+const (
+	OriginCall     = "call-"
+	OriginApproved = "approved-"
+)
+
+// wasCall tells whether the event was a call.
+func (e Event) wasCall() bool {
+	return strings.HasPrefix(e.Origin, OriginCall) || strings.HasPrefix(e.Origin, OriginApproved)
+}
+
 // Decode reads an event from a message of EVENTS_<capability> or LANES.
 //
 // Only a message in LANES, where no service may publish, is believed about the
@@ -115,7 +128,7 @@ func decode(subject string, h nats.Header, data []byte, sequence uint64, stored 
 		PublishedAt: stored,
 	}
 	if h != nil {
-		e.TraceParent, e.TraceState = h.Get(HeaderTraceParent), h.Get(HeaderTraceState)
+		e.TraceParent, e.TraceState = TraceOf(h)
 		e.ID = h.Get(HeaderID)
 		if e.ID == "" {
 			e.ID = h.Get(HeaderMsgID)

@@ -1,5 +1,7 @@
 package streams
 
+import "github.com/nats-io/nats.go"
+
 // Headers that a service may set on an event or a call.
 const (
 	// HeaderMsgID is the event's id and JetStream's de-duplication key. It
@@ -16,6 +18,20 @@ const (
 // MaxTrace is the most bytes of a trace header that is passed on: what W3C says
 // that everybody should. A longer one could make an app refuse the request.
 const MaxTrace = 512
+
+// TraceOf returns the trace context that a message brings, without what is too
+// long to be passed on. Nor does that go from stream to stream: NATS takes
+// headers of 64 KiB, and an event that came with as much could be neither parked
+// nor buried with our own beside them. Such a one was tried for ever.
+func TraceOf(h nats.Header) (parent, state string) {
+	if parent = h.Get(HeaderTraceParent); len(parent) > MaxTrace {
+		parent = ""
+	}
+	if state = h.Get(HeaderTraceState); len(state) > MaxTrace {
+		state = ""
+	}
+	return parent, state
+}
 
 // Headers that Backstop sets. On an event in its own lane they carry what the
 // broker's delivery count can't: how many requests were really made.

@@ -140,9 +140,10 @@ func (b *broker) storeBytes() int64 {
 	return b.embedded.StoreMax()
 }
 
-// maxMsgSize leaves a dead letter room for its headers below max_payload.
-func (b *broker) maxMsgSize() int32 {
-	return int32(min(max(b.nc.MaxPayload()-64<<10, 64<<10), 1<<20))
+// maxMsgSize is the most that an event may have with its headers, so that a
+// dead letter has room for its own below max_payload.
+func maxMsgSize(maxPayload int64) int32 {
+	return int32(min(max(maxPayload-64<<10, maxPayload/2), 1<<20))
 }
 
 // untilReachable runs do until it succeeds, as long as what fails is the

@@ -59,7 +59,7 @@ func newFallback(ctx context.Context, b *broker, log *slog.Logger) (fallback.Con
 // trying again doesn't mend.
 func newPipeline(ctx context.Context, cfg Config, b *broker, registry prometheus.Registerer, publicBase string, log *slog.Logger) (*pipeline, error) {
 	topology := streams.NewTopology(b.js, streams.Settings{
-		Replicas: int(cfg.Replicas), StoreBytes: b.storeBytes(), MaxMsgSize: b.maxMsgSize(),
+		Replicas: int(cfg.Replicas), StoreBytes: b.storeBytes(), MaxMsgSize: maxMsgSize(b.nc.MaxPayload()),
 		AllowedNetworks: cfg.AllowedNetworks.String(),
 	})
 	if err := b.untilReachable(ctx, log, "make the streams", topology.Ensure); err != nil {

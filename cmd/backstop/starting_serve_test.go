@@ -93,6 +93,16 @@ func TestServeEndsWhenItsConnectionIsClosed(t *testing.T) {
 	}
 }
 
+// TestMaxMsgSize: an event that is taken has to fit with the headers of a dead
+// letter, also where a NATS takes little.
+func TestMaxMsgSize(t *testing.T) {
+	for maxPayload, want := range map[int64]int32{1 << 20: 960 << 10, 64 << 20: 1 << 20, 128 << 10: 64 << 10, 64 << 10: 32 << 10} {
+		if got := maxMsgSize(maxPayload); got != want {
+			t.Errorf("maxMsgSize(%d) = %d, want %d", maxPayload, got, want)
+		}
+	}
+}
+
 // TestUnreachable: what goes by itself is waited for, and what doesn't ends the
 // start. serve once ended with JetStream's "system temporarily unavailable",
 // while a cluster elected its leader (rig, seed 7030).

@@ -61,7 +61,7 @@ const (
 	headSize  = 1 + 8
 	tagSize   = 16
 	maxText   = 64 // as long as a name or an id may be
-	maxOrigin = 40 // nanoseconds, a sequence, and room
+	maxOrigin = 96 // that of an approved call: "approved-", its id, and nanoseconds
 	maxRaw    = headSize + 3*(1+maxText) + (1 + maxOrigin) + tagSize
 )
 
