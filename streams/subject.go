@@ -40,6 +40,28 @@ const (
 	Audits   Kind = "audit"
 )
 
+// Subjects beside those of endpoints.
+const (
+	// Replicas is the first token of what replicas tell each other.
+	Replicas = "replicas"
+	// Fallbacks is that of services that answer for apps (the handler
+	// "service"), where a NATS with permissions lets Backstop publish.
+	Fallbacks = "fallback"
+	// Retired is that of streams which take no events any more.
+	Retired = "retired"
+)
+
+// Reserved tells whether a message on the subject means something to Backstop or
+// to NATS, so that nobody else may choose that we publish there.
+func Reserved(subject string) bool {
+	first, _, _ := strings.Cut(subject, ".")
+	switch Kind(first) {
+	case Events, Calls, Lanes, DLQ, Results, Attempts, Notices, Audits, Replicas, Fallbacks, Retired:
+		return true
+	}
+	return strings.HasPrefix(first, "$")
+}
+
 // NoApp is the app token in the dead-letter subject of a broadcast that no app
 // could receive. An app can't have this name: names start with a letter or digit.
 const NoApp = "_"

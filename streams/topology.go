@@ -238,7 +238,7 @@ func (t *Topology) RetireCapability(ctx context.Context, capability string) erro
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", EventStream(capability), err)
 	}
-	return t.ensureStream(ctx, t.eventStream(capability, []string{"retired." + EndpointID{Capability: capability}.Subject(Events)},
+	return t.ensureStream(ctx, t.eventStream(capability, []string{Retired + "." + EndpointID{Capability: capability}.Subject(Events)},
 		"Retired: no app declares "+capability+" as async; publishing fails until one does"))
 }
 
