@@ -37,7 +37,7 @@ func (p *Pipeline) ackMoved(d *delivery) {
 	ctx, cancel := context.WithTimeout(p.work, storeTimeout)
 	defer cancel()
 	if err := d.ackSync(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		p.log.Warn("an event was moved, but its old place could not be acknowledged; it will be de-duplicated", "endpoint", d.event.EndpointID.String(), "error", err)
+		p.log.Warn("an event was moved, but its old place could not be acknowledged; it may be attempted once more", "endpoint", d.event.EndpointID.String(), "error", err)
 	}
 }
 
