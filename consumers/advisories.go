@@ -87,19 +87,18 @@ func (p *Pipeline) stranded(ctx context.Context, advisory []byte) error {
 	if err != nil {
 		return err
 	}
-	event, err := streams.DecodeRaw(raw)
-	if err != nil {
-		p.log.Error("the broker gave up on a message that is no event; it was left alone", "stream", a.Stream, "sequence", a.StreamSeq, "error", err)
-		return nil
-	}
-	err = p.letters.Store(ctx, streams.DeadLetter{
-		Event: event, Reason: streams.CrashLoop, FailedAt: time.Now(),
+	letter := streams.DeadLetter{
+		Reason: streams.CrashLoop, FailedAt: time.Now(),
 		Err: "handed out as often as the broker allows without being settled",
-	})
-	if err != nil {
+	}
+	var stray error
+	if letter.Event, stray = streams.DecodeRaw(raw); stray != nil {
+		letter.Reason, letter.Err = streams.NoRoute, stray.Error()
+	}
+	if err := p.letters.Store(ctx, letter); err != nil {
 		return err
 	}
-	p.observe.DeadLetter(p.fleet.named(event.EndpointID), streams.CrashLoop)
+	p.observe.DeadLetter(p.fleet.named(letter.EndpointID), letter.Reason)
 	if err := stream.DeleteMsg(ctx, a.StreamSeq); err != nil {
 		if _, gone := stream.GetMsg(ctx, a.StreamSeq); errors.Is(gone, jetstream.ErrMsgNotFound) {
 			return nil

@@ -16,20 +16,27 @@ const (
 	// did once, of events of 256 KiB, lost the connection over and over and
 	// delivered 20 events a second.
 	inTransit = 32 << 20
-	// held is about how many bytes of events all shared lanes may hold. A
-	// flood of large events waits at the broker, and not in memory.
-	held = 256 << 20
+	// mostHeld is about how many bytes of events all shared lanes may hold
+	// together, and all own lanes. A flood of large events waits at the broker,
+	// and not in memory.
+	mostHeld = 256 << 20
 	// leastPull is what an own lane may ask for however many others there are,
 	// of which few pull at the same moment.
 	leastPull = 64 << 10
-	// leastHeld is what a shared lane may hold at least: some of the largest.
+	// leastHeld is what a shared lane may hold however much others do: some of
+	// the largest.
 	leastHeld = 4 * streams.MaxPayload
 )
 
-// rations deal out inTransit and held to the lanes of this process: half of what
-// is in transit to the shared ones, half to the own ones. The zero value is
+// rations deal out inTransit to the lanes of this process, half to the shared
+// ones, half to the own ones, and tell how much is left of mostHeld. That is no
+// lane's share: lanes that are idle hold nothing, and one that was dealt a
+// thirtieth was soon full of what hanging apps had in hand. The zero value is
 // ready to use.
-type rations struct{ shared, own atomic.Int64 }
+type rations struct {
+	shared, own         atomic.Int64 // lanes that run
+	sharedHeld, ownHeld atomic.Int64 // bytes that they hold
+}
 
 // join counts a lane in until the returned function is called.
 func join(lanes *atomic.Int64) (leave func()) {
@@ -38,17 +45,23 @@ func join(lanes *atomic.Int64) (leave func()) {
 }
 
 // sharedPull is how many bytes one pull of a shared lane may ask for.
-func (r *rations) sharedPull() int { return share(inTransit/2, &r.shared, 0) }
+func (r *rations) sharedPull() int { return share(&r.shared, 0) }
 
 // ownPull is how many one of an own lane may.
-func (r *rations) ownPull() int { return share(inTransit/2, &r.own, leastPull) }
+func (r *rations) ownPull() int { return share(&r.own, leastPull) }
 
-// sharedHeld is how many bytes one shared lane may hold.
-func (r *rations) sharedHeld() int { return share(held, &r.shared, leastHeld) }
-
-func share(all int, lanes *atomic.Int64, least int) int {
-	return max(all/max(int(lanes.Load()), 1), least)
+func share(lanes *atomic.Int64, least int) int {
+	return max(inTransit/2/max(int(lanes.Load()), 1), least)
 }
+
+// room is how many bytes a shared lane that holds so many may take on, which
+// may be less than none.
+func (r *rations) room(holds int) int {
+	return max(mostHeld-int(r.sharedHeld.Load()), leastHeld-holds)
+}
+
+// crowded tells whether own lanes hold as much as they may.
+func (r *rations) crowded() bool { return r.ownHeld.Load() > mostHeld }
 
 // appetite keeps pulls within a number of bytes: a lane asks for as many
 // messages as would fit if all were as large as the largest of late. The zero

@@ -3,6 +3,7 @@ package consumers
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,11 +97,11 @@ func TestAppetite(t *testing.T) {
 
 func TestRations(t *testing.T) {
 	var r rations
-	for _, tt := range []struct{ shared, own, sharedPull, ownPull, sharedHeld int }{
-		{0, 0, 16 << 20, 16 << 20, 256 << 20},
-		{1, 1, 16 << 20, 16 << 20, 256 << 20},
-		{8, 64, 2 << 20, 256 << 10, 32 << 20},
-		{1024, 1000, 16 << 10, 64 << 10, 1 << 20},
+	for _, tt := range []struct{ shared, own, sharedPull, ownPull int }{
+		{0, 0, 16 << 20, 16 << 20},
+		{1, 1, 16 << 20, 16 << 20},
+		{8, 64, 2 << 20, 256 << 10},
+		{1024, 1000, 16 << 10, 64 << 10},
 	} {
 		r.shared.Store(int64(tt.shared))
 		r.own.Store(int64(tt.own))
@@ -110,18 +111,42 @@ func TestRations(t *testing.T) {
 		if got := r.ownPull(); got != tt.ownPull {
 			t.Errorf("%d own lanes pull %d bytes each, want %d", tt.own, got, tt.ownPull)
 		}
-		if got := r.sharedHeld(); got != tt.sharedHeld {
-			t.Errorf("%d shared lanes hold %d bytes each, want %d", tt.shared, got, tt.sharedHeld)
+	}
+}
+
+func TestHeldBytesAreBounded(t *testing.T) {
+	const mib = 1 << 20
+	var r rations
+	for _, tt := range []struct {
+		all, holds, want int
+		reason           string
+	}{
+		{0, 0, 256 * mib, "all of it"},
+		{100 * mib, 100 * mib, 156 * mib, "what one lane holds is no more than what all do"},
+		{256 * mib, 256 * mib, 0, "nothing is left, for who holds it"},
+		{300 * mib, mib / 2, mib / 2, "and a little for who holds hardly any"},
+	} {
+		r.sharedHeld.Store(int64(tt.all))
+		if got := r.room(tt.holds); max(got, 0) != tt.want {
+			t.Errorf("with %d bytes held, of which %d by a lane, it may take on %d, want %d: %s", tt.all, tt.holds, got, tt.want, tt.reason)
 		}
+	}
+	if r.ownHeld.Store(256 * mib); r.crowded() {
+		t.Error("own lanes are crowded with what they may hold")
+	}
+	if r.ownHeld.Store(256*mib + 1); !r.crowded() {
+		t.Error("own lanes are not crowded with more than they may hold")
 	}
 }
 
 func TestHoldsCountBytes(t *testing.T) {
-	h := newHolds()
+	var all atomic.Int64
+	all.Store(100) // of others
+	h := newHolds(&all)
 	expect := func(count, bytes int) {
 		t.Helper()
-		if c, b := h.held(); c != count || b != bytes {
-			t.Errorf("holds %d messages of %d bytes, want %d of %d", c, b, count, bytes)
+		if c, b := h.held(); c != count || b != bytes || all.Load() != int64(100+bytes) {
+			t.Errorf("holds %d messages of %d bytes, and all %d, want %d of %d", c, b, all.Load(), count, bytes)
 		}
 	}
 	h.add(1, sized{size: 10})

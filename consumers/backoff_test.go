@@ -59,7 +59,7 @@ func TestDelayIsSpreadAndHonoursRetryAfter(t *testing.T) {
 }
 
 func TestTrimmerKeepsTheDeduplicationWindow(t *testing.T) {
-	tr := &trimmer{seen: map[string][]position{}}
+	tr := newTrimmer(nil)
 	start := time.Now()
 	var got []uint64
 	for i := range 8 { // the stream grows by ten a minute

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,6 +19,13 @@ import (
 // after a crash adds nothing: the copies are de-duplicated.
 func (p *Pipeline) fanOut(d *delivery) {
 	apps := p.fleet.takers(d.event.Capability)
+	// The first manifest to take them may be on its way here.
+	for began := time.Now(); len(apps) == 0 && time.Since(began) < routePatience; apps = p.fleet.takers(d.event.Capability) {
+		if sleep(p.work, routeLook); p.work.Err() != nil {
+			d.abandon()
+			return
+		}
+	}
 	if len(apps) == 0 {
 		p.bury(d, streams.NoRoute, p.noRoute(d.event, false), 0)
 		return
@@ -79,7 +87,7 @@ func (p *Pipeline) copyFor(ctx context.Context, e streams.Event, app string) err
 func (p *Pipeline) noRoom(ctx context.Context, capability string, err error) bool {
 	var api *jetstream.APIError
 	switch {
-	case errors.As(err, &api) && api.ErrorCode == 10077:
+	case errors.As(err, &api) && api.ErrorCode == streamFull:
 		return true
 	case errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse):
 		open, err := p.cfg.Topology.Open(ctx, capability)

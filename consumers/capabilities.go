@@ -157,7 +157,7 @@ func (c *capabilities) start(ctx context.Context, capability string, state laneS
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, running := c.lanes[capability]; !running && ctx.Err() == nil {
-		l := &lane{p: c.p, capability: capability, holds: newHolds()}
+		l := &lane{p: c.p, capability: capability, holds: newHolds(&c.p.rations.sharedHeld)}
 		c.running.Go(func() { l.run(ctx) })
 		c.p.marking.Go(func() { l.holds.run(c.p.work) })
 	}

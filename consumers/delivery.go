@@ -25,10 +25,12 @@ type delivery struct {
 	// handed out once, after this one.
 	behind uint64
 	queued time.Time
+	// stray says why the message is no event, if it is none.
+	stray error
 }
 
 // receive takes charge of a message that a consumer was handed. False means
-// that it is in hand already.
+// that it is in hand already. The error says that it came from no stream.
 func receive(msg jetstream.Msg, h *holds, own bool) (*delivery, bool, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -37,14 +39,10 @@ func receive(msg jetstream.Msg, h *holds, own bool) (*delivery, bool, error) {
 	if !h.add(meta.Sequence.Stream, msg) {
 		return nil, false, nil
 	}
-	event, err := streams.Decode(msg)
-	if err != nil {
-		h.release(meta.Sequence.Stream)
-		return nil, false, err
-	}
+	event, stray := streams.Decode(msg)
 	return &delivery{
 		event: event, msg: msg, seq: meta.Sequence.Stream, holds: h, own: own,
-		handed: meta.NumDelivered, behind: meta.NumPending, queued: time.Now(),
+		handed: meta.NumDelivered, behind: meta.NumPending, queued: time.Now(), stray: stray,
 	}, true, nil
 }
 

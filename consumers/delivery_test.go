@@ -3,6 +3,7 @@ package consumers
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,7 +42,7 @@ func TestAckOfWhatWasMoved(t *testing.T) {
 	} {
 		t.Run(c.why, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, asked := newHolds(), 0
+				h, asked := newHolds(new(atomic.Int64)), 0
 				msg := answered{acks: func(ctx context.Context) error {
 					if count, _ := h.held(); count != 1 {
 						t.Error("the event is not held any more")

@@ -3,6 +3,7 @@ package consumers
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,6 +21,7 @@ type holds struct {
 	mu    sync.Mutex
 	bySeq map[uint64]hold
 	size  int           // bytes of their payloads
+	total *atomic.Int64 // of all that share a limit with these
 	freed chan struct{} // one token after each release
 }
 
@@ -28,8 +30,8 @@ type hold struct {
 	since time.Time
 }
 
-func newHolds() *holds {
-	return &holds{bySeq: make(map[uint64]hold), freed: make(chan struct{}, 1)}
+func newHolds(total *atomic.Int64) *holds {
+	return &holds{bySeq: make(map[uint64]hold), total: total, freed: make(chan struct{}, 1)}
 }
 
 // add takes charge of a message; false means that it is held already.
@@ -40,7 +42,7 @@ func (h *holds) add(seq uint64, msg jetstream.Msg) bool {
 		return false
 	}
 	h.bySeq[seq] = hold{msg: msg, since: time.Now()}
-	h.size += len(msg.Data())
+	h.grow(len(msg.Data()))
 	return true
 }
 
@@ -48,7 +50,7 @@ func (h *holds) add(seq uint64, msg jetstream.Msg) bool {
 func (h *holds) release(seq uint64) {
 	h.mu.Lock()
 	if held, ok := h.bySeq[seq]; ok {
-		h.size -= len(held.msg.Data())
+		h.grow(-len(held.msg.Data()))
 		delete(h.bySeq, seq)
 	}
 	h.mu.Unlock()
@@ -56,6 +58,12 @@ func (h *holds) release(seq uint64) {
 	case h.freed <- struct{}{}:
 	default:
 	}
+}
+
+// grow counts bytes. The lock is held.
+func (h *holds) grow(by int) {
+	h.size += by
+	h.total.Add(int64(by))
 }
 
 // held is how many messages are held, and how many bytes their payloads have.

@@ -73,12 +73,9 @@ func (l *lane) pull(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		count, size := l.holds.held()
-		room, bytes := laneRoom-count, l.p.rations.sharedHeld()-size
+		room, bytes := laneRoom-count, l.p.rations.room(size)
 		if room <= 0 || bytes <= 0 {
-			select {
-			case <-ctx.Done():
-			case <-l.holds.freed:
-			}
+			l.awaitRoom(ctx)
 			continue
 		}
 		n := l.appetite.atMost(min(room, pullBatch), min(bytes, l.p.rations.sharedPull()))
@@ -87,6 +84,18 @@ func (l *lane) pull(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// awaitRoom waits until something of this lane was released, or for a moment, as
+// it may be others that hold so much.
+func (l *lane) awaitRoom(ctx context.Context) {
+	t := time.NewTimer(50 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-l.holds.freed:
+	case <-t.C:
+	}
 }
 
 // pullOnce asks for up to n messages, passes on what comes within the expiry,
@@ -120,7 +129,7 @@ func quiet(err error) error {
 func (l *lane) receive(msg jetstream.Msg) {
 	d, fresh, err := receive(msg, l.holds, false)
 	if err != nil {
-		l.p.log.Error("shared lane: a message that is no event was left alone", "subject", msg.Subject(), "error", err)
+		l.p.log.Error("shared lane: a message that came from no stream was left alone", "subject", msg.Subject(), "error", err)
 		return
 	}
 	if !fresh {
@@ -180,6 +189,9 @@ func (l *lane) await(e *endpoint) {
 
 // inspect tells whether the event can be processed at all, and if not, why.
 func inspect(d *delivery) (streams.DeadLetterReason, string) {
+	if d.stray != nil {
+		return streams.NoRoute, d.stray.Error()
+	}
 	if d.crashLooped() {
 		return streams.CrashLoop, fmt.Sprintf("handed out %d times without being settled", d.handed-1)
 	}

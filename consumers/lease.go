@@ -18,9 +18,18 @@ const leaseRenew = 3 * time.Second
 // replica runs the task, but for a moment after a pause of the whole process;
 // tasks must bear that.
 func withLease(ctx context.Context, kv jetstream.KeyValue, name, replica string, task func(context.Context)) {
+	withLeaseOr(ctx, kv, name, replica, task, func(context.Context) {})
+}
+
+// withLeaseOr also runs noRoom once in a while as long as NATS has no room to
+// write down who holds the lease.
+func withLeaseOr(ctx context.Context, kv jetstream.KeyValue, name, replica string, task, noRoom func(context.Context)) {
 	for ctx.Err() == nil {
 		revision, err := kv.Create(ctx, name, []byte(replica))
 		if err != nil {
+			if lacksRoom(err) {
+				noRoom(ctx)
+			}
 			sleep(ctx, leaseRenew)
 			continue
 		}
@@ -58,4 +67,18 @@ func holdLease(ctx context.Context, kv jetstream.KeyValue, name, replica string,
 			return // somebody else has it, or may soon
 		}
 	}
+}
+
+// JetStream's codes for what it has no room for: the account's or the server's
+// limits, and the stream's own.
+const (
+	accountFull = 10002
+	serverFull  = 10023
+	streamFull  = 10077
+)
+
+// lacksRoom tells whether something was not stored for want of room.
+func lacksRoom(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == accountFull || api.ErrorCode == serverFull || api.ErrorCode == streamFull)
 }

@@ -68,3 +68,42 @@ func TestALeaseIsTakenOver(t *testing.T) {
 	t.Logf("taken over after %v", time.Since(began))
 	await("the first replica's end", ended, time.Second) // it has noticed before
 }
+
+// TestNoRoomForALease: what makes room is done without a lease when there is no
+// room to write one down.
+func TestNoRoomForALease(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	js := natstest.Start(t, natstest.StoreMax(1<<20)).JetStream()
+	leases, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: streams.LeasesBucket, TTL: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "FULL", Subjects: []string{"full"}}); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = js.Publish(ctx, "full", make([]byte, 64<<10))
+	}
+	if !lacksRoom(err) {
+		t.Fatalf("the store is full: %v", err)
+	}
+	made := make(chan bool, 1)
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() {
+		withLeaseOr(ctx, leases, "trimmer", "r1", func(context.Context) { t.Error("it has the lease") }, func(context.Context) {
+			select {
+			case made <- true:
+			default:
+			}
+		})
+	})
+	select {
+	case <-made:
+	case <-ctx.Done():
+		t.Error("nobody makes room")
+	}
+	cancel()
+}

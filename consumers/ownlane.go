@@ -144,17 +144,28 @@ func (l *ownLane) mayPull(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	l.paused = time.Time{}
-	if !l.idle && !l.p.probes.claim(ctx, l.e) {
+	// What a disabled endpoint has here becomes dead letters, and probes nothing.
+	if !l.idle && !l.e.disabled.Load() && !l.p.probes.claim(ctx, l.e) {
 		return probeAgain, nil // another replica probes; what is pulled would only be put back
 	}
 	if l.e.box.free() <= 0 {
 		return time.Hour, nil // until a run ends
 	}
-	if d := l.e.declared.Load(); d != nil && d.config.RateLimit > 0 {
-		return d.limiter.TokenDelay(), nil
+	if d := l.e.declared.Load(); d != nil {
+		if !d.limiter.Room() {
+			return saturatedAgain, nil
+		}
+		if d.config.RateLimit > 0 {
+			return d.limiter.TokenDelay(), nil
+		}
 	}
 	return 0, nil
 }
+
+// saturatedAgain is how long to wait while calls take all of an endpoint's
+// concurrency: nobody tells this lane of their end. What is pulled meanwhile would
+// be put back, and be a dead letter for having been handed out too often.
+const saturatedAgain = 100 * time.Millisecond
 
 // batch is how many events to pull now.
 func (l *ownLane) batch() int {
@@ -164,7 +175,7 @@ func (l *ownLane) batch() int {
 			return 1
 		}
 	}
-	if _, size := l.p.laneHolds.held(); size > held {
+	if l.p.rations.crowded() {
 		return 1 // each goes on, and no faster than memory lasts
 	}
 	return l.appetite.atMost(min(l.e.box.free(), pullBatch), l.p.rations.ownPull())
@@ -185,7 +196,7 @@ func (l *ownLane) wait(ctx context.Context, d time.Duration) {
 func (l *ownLane) receive(msg jetstream.Msg) {
 	d, fresh, err := receive(msg, l.p.laneHolds, true)
 	if err != nil {
-		l.p.log.Error("own lane: a message that is no event was left alone", "subject", msg.Subject(), "error", err)
+		l.p.log.Error("own lane: a message that came from no stream was left alone", "subject", msg.Subject(), "error", err)
 		return
 	}
 	if !fresh {

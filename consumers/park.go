@@ -3,6 +3,7 @@ package consumers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"backstop/streams"
@@ -12,16 +13,44 @@ import (
 // park moves an event to the endpoint's own lane: it is stored there, and then
 // acknowledged where it came from. A crash in between makes at most a
 // duplicate, which the lane's de-duplication absorbs.
+//
+// When LANES has no room, nothing waits for it in its endpoint's window: an app
+// that worked again would never be asked, and LANES would stay full. An event
+// that is in its own lane already goes back into it, and one of a shared lane
+// waits aside.
 func (p *Pipeline) park(e *endpoint, d *delivery) {
 	p.lanes.want(e)
-	msg := d.event.LaneMsg()
+	msg, full := d.event.LaneMsg(), false
+	store := func(ctx context.Context) error { return p.parker.store(ctx, msg) }
 	stored := p.retryStore("an event in its lane", e.id, func(ctx context.Context) error {
-		return p.parker.store(ctx, msg)
+		err := store(ctx)
+		if full = lacksRoom(err); full {
+			return nil
+		}
+		return err
 	})
-	if !stored {
+	switch {
+	case !stored:
 		d.abandon()
-		return
+	case !full:
+		p.parked(d)
+	case !d.own:
+		p.aside(func() {
+			if p.retryStore("an event in its lane, which has no room", e.id, store) {
+				p.parked(d)
+			} else {
+				d.abandon()
+			}
+		})
+	case d.handed >= streams.CrashLoopLane:
+		p.bury(d, streams.Exhausted, fmt.Sprintf("LANES has no room to try it later, and it was handed out %d times", d.handed), 0)
+	default:
+		d.putBack(max(d.event.NotBefore.Sub(p.clock.now()), time.Second))
 	}
+}
+
+// parked acknowledges an event that is stored in its lane.
+func (p *Pipeline) parked(d *delivery) {
 	killpoint.Here(killpoint.LaneStored)
 	p.ackMoved(d)
 }

@@ -175,10 +175,11 @@ func New(ctx context.Context, cfg Config) (*Pipeline, error) {
 	p := &Pipeline{
 		cfg: cfg, js: cfg.JetStream, log: cfg.Log, observe: cfg.Observer,
 		letters: streams.NewDeadLetters(cfg.JetStream), gates: streams.NewGates(breakers), leases: leases, callbacks: callbacks, pendings: streams.NewPendings(pending),
-		laneHolds: newHolds(), parker: newParker(cfg.JetStream), notices: newNotices(cfg.JetStream, cfg.Log),
+		parker: newParker(cfg.JetStream), notices: newNotices(cfg.JetStream, cfg.Log),
 		folder: &folder{js: cfg.JetStream, log: cfg.Log}, rollups: NewRollups(cfg.JetStream, rollups, cfg.Log),
 		stopping: make(chan struct{}), ready: make(chan struct{}),
 	}
+	p.laneHolds = newHolds(&p.rations.ownHeld)
 	p.alerting = newAlerting(p, streams.NewAlerts(alerts))
 	p.work, p.cutOff = context.WithCancel(context.WithoutCancel(ctx))
 	p.answer = dispatcher.Chain(cfg.Deliver, p.learning)
@@ -245,7 +246,10 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		calls, events := make(chan struct{}), make(chan struct{})
 		pull.Go(func() { p.answerCalls(ctx, sync.OnceFunc(func() { close(calls) })) })
 		pull.Go(func() {
-			withLease(ctx, p.leases, "trimmer", p.cfg.Replica, (&trimmer{p: p}).run)
+			// On a full disk a lease can't be renewed, and trimming is what
+			// makes room.
+			t := newTrimmer(p)
+			withLeaseOr(ctx, p.leases, "trimmer", p.cfg.Replica, t.run, t.round)
 		})
 		if p.cfg.Health.Interval > 0 {
 			pull.Go(func() { withLease(ctx, p.leases, "health", p.cfg.Replica, p.health.run) })

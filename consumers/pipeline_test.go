@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,6 +101,40 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// TestNamesThatNoAppCanHave: a publisher may name what NATS takes for a token.
+// It becomes a dead letter like any other, and the pipeline goes on. With the
+// longest, the server once closed the pipeline's connection for good.
+func TestNamesThatNoAppCanHave(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(200))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	conn := b.srv.Conn()
+	js, err := jetstream.New(conn)
+	b.must(err)
+	b.start("r1", func(c *consumers.Config) { c.JetStream = js })
+	b.publishable("analytics")
+	names := []string{"_", "*", ">", strings.Repeat("x", 4096-2-len("events.analytics."))}
+	for _, name := range names {
+		b.must(b.nc.Publish("events.analytics."+name, []byte(`{}`)))
+	}
+	for _, d := range b.awaitDeadLetters(len(names)) {
+		if d.Reason != streams.NoRoute || d.App == "" || !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, strings.TrimSuffix(d.App, "…")) }) {
+			t.Errorf("a dead letter of app %q (%s: %s)", d.App, d.Reason, d.Err)
+		}
+		if err := b.letters.Replay(b.ctx, d); !errors.Is(err, streams.ErrNoSuchName) {
+			t.Errorf("replaying that of app %q: %v", d.App, err)
+		}
+	}
+	b.settled()
+	if conn.IsClosed() {
+		t.Errorf("the connection was closed: %v", conn.LastError())
+	}
+	if n := len(quiz.received()); n > 0 {
+		t.Errorf("%d requests for events of others", n)
+	}
+}
+
 func TestBadInputIsDeadLetteredAtFirstSight(t *testing.T) {
 	b := setup(t)
 	quiz := newApp(b, always(200))
@@ -125,6 +160,7 @@ func TestBadInputIsDeadLetteredAtFirstSight(t *testing.T) {
 		reason  streams.DeadLetterReason
 	}{
 		"not-json":  {"quiz", "{nope", streams.BadPayload},
+		"not-utf-8": {"quiz", "\"\xff\xfe\"", streams.BadPayload},
 		"empty":     {"quiz", "", streams.BadPayload},
 		"too-large": {"quiz", `"` + strings.Repeat("x", streams.MaxPayload) + `"`, streams.BadPayload},
 		"unknown":   {"nobody", "{}", streams.NoRoute},
@@ -306,21 +342,26 @@ func TestMaxDeliverAdvisoriesBecomeDeadLetters(t *testing.T) {
 	cons, err = b.js.UpdateConsumer(b.ctx, "EVENTS_analytics", cfg)
 	b.must(err)
 	b.publish(endpoint("analytics", "quiz"), "killer", `{}`)
+	_, err = b.js.Publish(b.ctx, "events.analytics.*", []byte(`{}`), jetstream.WithMsgID("stray"))
+	b.must(err)
 	handed := 0
 	b.eventually("the broker to give up", func() bool {
-		batch, err := cons.Fetch(1, jetstream.FetchMaxWait(100*time.Millisecond))
+		batch, err := cons.Fetch(2, jetstream.FetchMaxWait(100*time.Millisecond))
 		b.must(err)
 		for range batch.Messages() {
 			handed++
 		}
 		s, err := b.js.Stream(b.ctx, "ADVISORIES")
 		b.must(err)
-		return s.CachedInfo().State.Msgs == 1
+		return s.CachedInfo().State.Msgs == 2
 	})
 	b.start("r1")
-	d := b.awaitDeadLetters(1)[0]
-	if d.Reason != streams.CrashLoop || d.ID != "killer" || d.App != "quiz" {
-		t.Errorf("after %d deliveries: dead letter %+v, want crash_loop", handed, d)
+	for _, d := range b.awaitDeadLetters(2) {
+		killer := d.Reason == streams.CrashLoop && d.ID == "killer" && d.App == "quiz"
+		stray := d.Reason == streams.NoRoute && d.ID == "stray" && d.App == "*"
+		if !killer && !stray {
+			t.Errorf("after %d deliveries: dead letter %+v, want crash_loop, and no_route of the stray", handed, d)
+		}
 	}
 	if n := len(quiz.received()); n != 0 {
 		t.Errorf("%d requests were made", n)

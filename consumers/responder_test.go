@@ -173,6 +173,7 @@ func TestCallBadInput(t *testing.T) {
 		code, reason           string
 	}{
 		{"not JSON", "calls.score.quiz", "{", nil, streams.CodeBadPayload, "bad_payload"},
+		{"not UTF-8", "calls.score.quiz", "\"\xff\"", nil, streams.CodeBadPayload, "bad_payload"},
 		{"empty", "calls.score.quiz", "", nil, streams.CodeBadPayload, "bad_payload"},
 		{"too large", "calls.score.quiz", `"` + strings.Repeat("x", streams.MaxPayload) + `"`, nil, streams.CodePayloadTooLarge, "bad_payload"},
 		{"unknown app", "calls.score.nobody", "{}", nil, streams.CodeNoRoute, "no_route"},

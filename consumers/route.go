@@ -2,9 +2,11 @@ package consumers
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"backstop/streams"
+	"backstop/streams/manifest"
 )
 
 // How long an event waits for a manifest that is stored and on its way here,
@@ -14,48 +16,94 @@ const (
 	routeLook     = 20 * time.Millisecond
 )
 
-// unrouted handles an event for an endpoint that this process has not heard
-// of. Its manifest may have been applied a moment ago, before the event was
-// published, and still be on its way through the watch; so the bucket is asked
-// before the event becomes a dead letter.
+// unrouted handles an event for an endpoint that this process has not heard of.
 func (p *Pipeline) unrouted(d *delivery) {
-	if e := p.find(d.event.EndpointID, time.Now().Add(routePatience)); e != nil {
-		p.place(e, d)
-		return
+	switch declared, known := p.declaration(d.event.EndpointID, d.own); {
+	case !known:
+		d.abandon()
+	case declared == nil:
+		p.bury(d, streams.NoRoute, p.noRoute(d.event, p.fleet.declared(d.event.EndpointID) != nil), 0)
+	default:
+		p.place(p.fleet.get(d.event.EndpointID), d)
 	}
-	p.bury(d, streams.NoRoute, p.noRoute(d.event, false), 0)
+}
+
+// declaration returns what a manifest declares of an endpoint, nil when none
+// has it take the event: one from its own lane may be a call's. The manifest may
+// have been applied a moment ago, before the event was published, and still be on its
+// way through the watch; so the bucket is asked before the event becomes a dead
+// letter, until it answers. Not known: it didn't before the process had to stop.
+func (p *Pipeline) declaration(id streams.EndpointID, own bool) (d *declaration, known bool) {
+	here := func() *declaration {
+		if e := p.fleet.declared(id); e != nil {
+			if d := e.declared.Load(); d != nil && (d.config.Async || own) {
+				return d
+			}
+		}
+		return nil
+	}
+	for {
+		if d := here(); d != nil {
+			return d, true
+		}
+		ctx, cancel := context.WithTimeout(p.work, routePatience)
+		config, err := p.stored(ctx, id)
+		switch {
+		case p.work.Err() != nil:
+			cancel()
+			return nil, false
+		case err == nil && (config == nil || !config.Async && !own):
+			cancel()
+			return here(), true // a manifest that was removed a moment ago may be here still
+		}
+		for here() == nil && ctx.Err() == nil {
+			sleep(ctx, routeLook)
+		}
+		cancel()
+	}
 }
 
 // find returns the endpoint that a manifest declares, or nil when there is
-// none. One that is stored and on its way here is waited for until the given
-// time.
+// none, or the bucket doesn't say. One that is stored and on its way here is
+// waited for until the given time.
 func (p *Pipeline) find(id streams.EndpointID, until time.Time) *endpoint {
-	if e := p.fleet.declared(id); e != nil || !p.stored(id, until) {
+	if e := p.fleet.declared(id); e != nil {
 		return e
 	}
-	for time.Now().Before(until) && p.work.Err() == nil {
+	ctx, cancel := context.WithDeadline(p.work, until)
+	defer cancel()
+	if config, err := p.stored(ctx, id); err != nil || config == nil {
+		return nil
+	}
+	for ctx.Err() == nil {
 		if e := p.fleet.declared(id); e != nil {
 			return e
 		}
-		sleep(p.work, routeLook)
+		sleep(ctx, routeLook)
 	}
 	return nil
 }
 
-// stored tells whether the bucket has a manifest that declares the endpoint.
-// One that doesn't say until then has none.
-func (p *Pipeline) stored(id streams.EndpointID, until time.Time) bool {
+// stored returns the endpoint as the bucket's manifest declares it, nil when
+// none does. An error means that the bucket couldn't be asked.
+func (p *Pipeline) stored(ctx context.Context, id streams.EndpointID) (*manifest.Endpoint, error) {
 	if !streams.ValidName(id.App) {
-		return false
+		return nil, nil
 	}
-	ctx, cancel := context.WithDeadline(p.work, until)
-	defer cancel()
 	m, _, err := p.cfg.Manifests.Get(ctx, id.App)
-	if err != nil {
-		return false
+	var unreadable manifest.Problems
+	switch {
+	case errors.Is(err, manifest.ErrNotFound), errors.As(err, &unreadable):
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
-	_, declared := m.Webhooks[id.Capability]
-	return declared
+	for _, config := range m.Endpoints(p.cfg.Defaults) {
+		if config.EndpointID == id {
+			return &config, nil
+		}
+	}
+	return nil, nil
 }
 
 // place gives the event to the endpoint's mailbox, or parks it; unlike a

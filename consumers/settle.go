@@ -14,9 +14,13 @@ import (
 // attempt makes one attempt at an event and settles it. It runs on a goroutine
 // of the endpoint's mailbox.
 func (p *Pipeline) attempt(e *endpoint, d *delivery) {
-	declared := e.declared.Load()
-	if declared == nil || (!declared.config.Async && !d.own) {
-		p.bury(d, streams.NoRoute, p.noRoute(d.event, declared != nil), 0)
+	declared, known := p.declaration(d.event.EndpointID, d.own)
+	switch {
+	case !known:
+		d.abandon()
+		return
+	case declared == nil:
+		p.bury(d, streams.NoRoute, p.noRoute(d.event, e.declared.Load() != nil), 0)
 		return
 	}
 	config := declared.config
@@ -62,17 +66,17 @@ func (p *Pipeline) settle(e *endpoint, d *delivery, config manifest.Endpoint, ou
 	case dispatcher.Refused:
 		p.waitFor(e, d, out)
 	default: // Retry
-		if out.Requested && d.event.Attempts >= config.Retry.MaxAttempts {
-			killpoint.Here(killpoint.LastAttemptFailed)
-			p.bury(d, streams.Exhausted, outcomeText(out), out.Status)
-			return
-		}
 		wait := delay(config.Retry, waits(d.event, out), out.RetryAfter)
 		if killpoint.Broken(killpoint.Impatient) {
 			wait = 0
 		}
-		if out.PauseEndpoint {
+		if out.PauseEndpoint { // whatever becomes of this event
 			e.pause(time.Now().Add(wait))
+		}
+		if out.Requested && d.event.Attempts >= config.Retry.MaxAttempts {
+			killpoint.Here(killpoint.LastAttemptFailed)
+			p.bury(d, streams.Exhausted, outcomeText(out), out.Status)
+			return
 		}
 		d.event.NotBefore = p.clock.now().Add(wait)
 		p.park(e, d)
@@ -95,6 +99,13 @@ func (p *Pipeline) waitFor(e *endpoint, d *delivery, out dispatcher.Outcome) {
 		wait := max(out.RetryAfter, time.Second)
 		if out.Reason == dispatcher.ReasonCircuitOpen {
 			wait = time.Second
+		}
+		if d.handed > streams.CrashLoopLane/2 {
+			// It counts as handed out each time, and would be taken for what
+			// kills its workers. A new message begins to count anew.
+			d.event.NotBefore = p.clock.now().Add(wait)
+			p.park(e, d)
+			return
 		}
 		d.putBack(wait)
 	}

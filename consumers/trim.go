@@ -19,12 +19,19 @@ const trimEvery = 3 * time.Second
 // stream that is more than half full is trimmed up to the ack floor at once:
 // room for new events is worth more than de-duplication across a restart.
 //
-// Nothing above the ack floor is ever touched.
+// Nothing above the ack floor is ever touched, and nothing above the floor of
+// the round before: the floor also passes what the broker gave up on, of which
+// an advisory tells a moment later. A round first asks whether there are
+// advisories to be read, and then purges what was behind the floor before it
+// asked. With a floor that was read after the question, an event that the broker
+// gave up on in between was purged before it was a dead letter.
 type trimmer struct {
 	p *Pipeline
 	// seen are, for each stream, positions of its end by the time they were
 	// noted, oldest first.
 	seen map[string][]position
+	// floors are the ack floors of the round before, for each stream.
+	floors map[string]uint64
 }
 
 type position struct {
@@ -32,20 +39,27 @@ type position struct {
 	last uint64
 }
 
+func newTrimmer(p *Pipeline) *trimmer {
+	return &trimmer{p: p, seen: make(map[string][]position), floors: make(map[string]uint64)}
+}
+
 // run trims until ctx ends.
 func (t *trimmer) run(ctx context.Context) {
-	t.seen = make(map[string][]position)
 	for ctx.Err() == nil {
-		if t.stranded(ctx) {
-			sleep(ctx, trimEvery)
-			continue
-		}
-		for _, capability := range t.p.capabilities.known() {
-			if err := t.trim(ctx, capability, time.Now()); err != nil && ctx.Err() == nil {
-				t.p.log.Warn("can't trim, trying again", "capability", capability, "error", err)
-			}
-		}
+		t.round(ctx)
 		sleep(ctx, trimEvery)
+	}
+}
+
+// round trims every stream once. Two replicas that do it at once do no harm.
+func (t *trimmer) round(ctx context.Context) {
+	if t.stranded(ctx) {
+		return
+	}
+	for _, capability := range t.p.capabilities.known() {
+		if err := t.trim(ctx, capability, time.Now()); err != nil && ctx.Err() == nil {
+			t.p.log.Warn("can't trim, trying again", "capability", capability, "error", err)
+		}
 	}
 }
 
@@ -72,7 +86,8 @@ func (t *trimmer) trim(ctx context.Context, capability string, now time.Time) er
 	if err != nil {
 		return err
 	}
-	floor := cons.CachedInfo().AckFloor.Stream
+	floor := t.floors[name]
+	t.floors[name] = cons.CachedInfo().AckFloor.Stream
 	if limit := info.Config.MaxBytes; limit <= 0 || info.State.Bytes < uint64(limit)/2 {
 		floor = min(floor, aged)
 	}

@@ -126,6 +126,7 @@ func TestClassifyGoodAnswers(t *testing.T) {
 		{200, `{"success":true} trailing`, good, bad, "", nil, "more behind it"},
 		{200, `{"success":true}{"success":false}`, good, bad, "", nil, "two of them"},
 		{200, "\xef\xbb\xbf" + yes, good, bad, "", nil, "a byte-order mark is not JSON"},
+		{200, "{\"success\":true,\"data\":\"\xff\"}", good, bad, "", nil, "not UTF-8, which JSON is"},
 		{200, "\x1f\x8b\x08", good, bad, "", nil, "compressed, which we never ask for"},
 
 		{200, no, said, said, "", &AppError{Code: "sold_out", Message: "none left"}, "a no"},
@@ -231,6 +232,7 @@ func TestFailures(t *testing.T) {
 		{"no way to the name server", alive, lookup("dial udp 1.1.1.1:53: connect: network is unreachable"), unsent, local(false)},
 		{"no name server there", alive, lookup("read udp 127.0.0.1:4->127.0.0.53:53: read: connection refused"), unsent, local(false)},
 
+		{"the deadline is over, and whoever set it was first to cancel", cancelledLate{canceled}, context.Canceled, sent, timeout},
 		{"deadline while connecting", expired, context.DeadlineExceeded, unsent, timeout},
 		{"deadline while waiting", expired, context.DeadlineExceeded, sent, timeout},
 		{"deadline within the answer", expired, context.DeadlineExceeded, answered, timeout},
@@ -254,6 +256,12 @@ func TestFailures(t *testing.T) {
 		})
 	}
 }
+
+// cancelledLate is a context that was cancelled after its deadline, and before
+// its timer.
+type cancelledLate struct{ context.Context }
+
+func (cancelledLate) Deadline() (time.Time, bool) { return time.Now(), true }
 
 // Whatever an app answers, the verdict is one of those there are, says why
 // unless all is well, and points nowhere into the buffer.

@@ -3,6 +3,8 @@ package dispatcher
 import (
 	"bytes"
 	"encoding/json"
+
+	"backstop/streams"
 )
 
 // reply is an app's agreed answer: {"success":true,"data":…} or
@@ -23,7 +25,7 @@ const (
 // whatever isn't one JSON object with a boolean "success". Nothing of the
 // reply points into body.
 func parseReply(body []byte) (r reply, ok bool) {
-	if !isObject(body) || !json.Valid(body) {
+	if !isObject(body) || !streams.ValidJSON(body) {
 		return reply{}, false
 	}
 	switch string(member(body, "success")) {

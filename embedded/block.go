@@ -33,7 +33,7 @@ type block struct {
 	index  int
 	size   int64
 	first  uint64  // the first sequence that can be read
-	last   uint64  // and the last
+	last   uint64  // the last that any record speaks of, also one that notes a removal
 	good   []piece // the runs of records that can be read
 	damage []damage
 	all    tail
@@ -50,10 +50,19 @@ type damage struct {
 	after  tail   // what comes after it in the file
 }
 
+// lost is how many messages it may have held, if anything comes after it.
+func (d damage) lost() uint64 {
+	if d.next <= d.before {
+		return 0
+	}
+	return d.next - d.before - 1
+}
+
 // tail is what can be read after some place.
 type tail struct {
 	messages int
 	batch    string // of the messages, if all are of one atomic batch
+	place    uint64 // of the first message in its batch, from 1; 0 if it has none
 	from, to int64  // times of the records
 }
 
@@ -66,7 +75,7 @@ func (t *tail) add(r record) {
 		return
 	}
 	if t.messages++; t.messages == 1 {
-		t.batch = r.batch
+		t.batch, t.place = r.batch, r.place
 	} else if t.batch != r.batch {
 		t.batch = ""
 	}
@@ -76,7 +85,7 @@ func (t *tail) add(r record) {
 func (t tail) then(later tail) tail {
 	switch {
 	case t.messages == 0:
-		t.batch = later.batch
+		t.batch, t.place = later.batch, later.place
 	case later.messages > 0 && later.batch != t.batch:
 		t.batch = ""
 	}
@@ -92,6 +101,7 @@ type record struct {
 	removed bool
 	time    int64
 	batch   string // the id of its atomic batch, if it has one
+	place   uint64 // in the batch, from 1
 }
 
 // readBlock reads and checks a block file of the stream, whose blocks before it
@@ -194,20 +204,26 @@ func parseRecord(buf []byte, sum hash.Hash) (r record, ok bool) {
 	r.seq, r.removed = seq&^removedBits, seq&removedBits != 0
 	r.time = int64(binary.LittleEndian.Uint64(buf[12:])) //nolint:gosec // as nats-server does
 	if total&headersBit != 0 {
-		r.batch = batchOf(buf[body:end])
+		r.batch, r.place = batchOf(buf[body:end])
 	}
 	return r, true
 }
 
-// batchOf returns the id of an atomic batch from the headers and what follows.
-func batchOf(headers []byte) string {
-	const name = "\r\nNats-Batch-Id:"
+// batchOf returns the id of an atomic batch, and the message's place in it, from
+// the headers and what follows.
+func batchOf(headers []byte) (id string, place uint64) {
 	if end := bytes.Index(headers, []byte("\r\n\r\n")); end >= 0 {
 		headers = headers[:end]
 	}
-	_, value, _ := bytes.Cut(headers, []byte(name))
-	value, _, _ = bytes.Cut(value, []byte("\r\n"))
-	return string(bytes.TrimSpace(value))
+	value := func(name string) string {
+		_, value, _ := bytes.Cut(headers, []byte("\r\n"+name+":"))
+		value, _, _ = bytes.Cut(value, []byte("\r\n"))
+		return string(bytes.TrimSpace(value))
+	}
+	if id = value("Nats-Batch-Id"); id != "" {
+		place, _ = strconv.ParseUint(value("Nats-Batch-Sequence"), 10, 64) // without one it proves nothing
+	}
+	return id, place
 }
 
 // add notes a record that can be read.
@@ -222,8 +238,8 @@ func (b *block) add(r record, where piece) {
 	}
 	if !r.removed {
 		b.first = cmp.Or(b.first, r.seq)
-		b.last = max(b.last, r.seq)
 	}
+	b.last = max(b.last, r.seq)
 	if n := len(b.good); n > 0 && b.good[n-1].to == where.from {
 		b.good[n-1].to = where.to
 	} else {

@@ -14,8 +14,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/s2"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -280,21 +282,29 @@ func TestEndOfACrashedStoreIsCutOff(t *testing.T) {
 }
 
 // An atomic batch is written at once: a hole in it, with the rest of it behind,
-// is no damage. The same hole with anything else behind it is.
+// is no damage. The same hole with anything else behind it is, and so is one
+// that reaches back to what was there before the batch.
 func TestUnsynced(t *testing.T) {
-	in := func(batch string) record { return record{batch: batch} }
+	in := func(batch string, place uint64) record { return record{batch: batch, place: place} }
+	removed, single := record{removed: true}, in("", 0)
 	tests := []struct {
-		why   string
-		after []record
-		want  bool
+		why     string
+		missing uint64
+		after   []record
+		want    bool
 	}{
-		{"nothing", nil, true},
-		{"one message", []record{in("")}, true},
-		{"notes of removed messages, and a message", []record{{removed: true}, {removed: true}, in("")}, true},
-		{"two messages, each of which was synced", []record{in(""), in("")}, false},
-		{"the rest of a batch", []record{in("a"), in("a"), in("a")}, true},
-		{"a batch, and something after it", []record{in("a"), in("a"), in("")}, false},
-		{"two batches", []record{in("a"), in("b")}, false},
+		{"nothing", 0, nil, true},
+		{"one message", 0, []record{single}, true},
+		{"one message, after one that was synced", 1, []record{single}, false},
+		{"notes of removed messages, and a message", 0, []record{removed, removed, single}, true},
+		{"two messages, each of which was synced", 0, []record{single, single}, false},
+		{"the rest of a batch", 2, []record{in("a", 3), in("a", 4), in("a", 5)}, true},
+		{"the rest of a batch, after a message that was synced", 3, []record{in("a", 3), in("a", 4)}, false},
+		{"a whole batch", 0, []record{in("a", 1), in("a", 2)}, true},
+		{"a whole batch, after a message that was synced", 1, []record{in("a", 1), in("a", 2)}, false},
+		{"a batch of one, after a message that was synced", 1, []record{in("a", 1)}, false},
+		{"a batch, and something after it", 1, []record{in("a", 2), in("a", 3), single}, false},
+		{"two batches", 1, []record{in("a", 2), in("b", 1)}, false},
 	}
 	s := start(t, Config{})
 	for _, tt := range tests {
@@ -306,11 +316,91 @@ func TestUnsynced(t *testing.T) {
 			for _, r := range tt.after[split:] {
 				second.add(r)
 			}
-			if got := s.unsynced(first.then(second)); got != tt.want {
+			d := damage{before: 10, after: first.then(second)}
+			if d.after.messages > 0 {
+				d.next = d.before + tt.missing + 1
+			}
+			if got := s.unsynced(d, false); got != tt.want {
 				t.Errorf("%s, %d in the first block: %v", tt.why, split, got)
 			}
 		}
 	}
+}
+
+// A byte of an acknowledged message is wrong, and what follows it was written at
+// once, as the last before the crash. That is no torn write, and must not take
+// the rest with it.
+func TestDamageBeforeTheLastWriteIsRefused(t *testing.T) {
+	for _, last := range []int{1, 20} {
+		t.Run(fmt.Sprint(last), func(t *testing.T) {
+			dir, crashed := t.TempDir(), filepath.Join(t.TempDir(), "crashed")
+			s := start(t, Config{DataDir: dir})
+			js, err := jetstream.New(connect(t, s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, AllowAtomicPublish: true}); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 10 {
+				publish(t, js, fmt.Sprintf("%04d%s", i+1, strings.Repeat("x", 100)))
+			}
+			if last == 1 {
+				publish(t, js, "one more")
+			} else {
+				publishBatch(t, js.Conn(), last)
+			}
+			copyDir(t, dir, crashed)
+			rewrite(func(b []byte) []byte { b[bytes.Index(b, []byte("0010"))+20] ^= 0x55; return b })(
+				t, filepath.Join(crashed, "jetstream", "$G", "streams", "S", "msgs", "1.blk"))
+			_, err = Start(t.Context(), Config{DataDir: crashed, Addr: AddrOff})
+			checkMessage(t, err, envDataDir, "damaged", "messages 10 to 10", "restore a backup", envAcceptLoss)
+		})
+	}
+}
+
+// publishBatch publishes n messages as one atomic batch.
+func publishBatch(t *testing.T, nc *nats.Conn, n int) {
+	t.Helper()
+	for i := range n {
+		m := nats.NewMsg("s.x")
+		m.Data = fmt.Appendf(nil, "batched %d", i)
+		m.Header.Set("Nats-Batch-Id", "b")
+		m.Header.Set("Nats-Batch-Sequence", fmt.Sprint(i+1))
+		if i < n-1 {
+			if err := nc.PublishMsg(m); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		m.Header.Set("Nats-Batch-Commit", "1")
+		ack, err := nc.RequestMsg(m, 5*time.Second)
+		if err != nil || !bytes.Contains(ack.Data, []byte(`"batch"`)) {
+			t.Fatalf("the batch: %v, %s", err, ack.Data)
+		}
+	}
+}
+
+// What a stream doesn't sync with every message may be torn anywhere in the last
+// minutes, and nobody was promised it.
+func TestTornRelaxedStreamStarts(t *testing.T) {
+	dir, crashed := t.TempDir(), filepath.Join(t.TempDir(), "crashed")
+	s := start(t, Config{DataDir: dir})
+	js, err := jetstream.New(connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, PersistMode: jetstream.AsyncPersistMode}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		publish(t, js, fmt.Sprintf("%04d%s", i+1, strings.Repeat("x", 100)))
+	}
+	s.Shutdown(t.Context()) // flushes what it has
+	copyDir(t, dir, crashed)
+	remove(t, filepath.Join(crashed, stoppedFile))
+	rewrite(flip)(t, filepath.Join(crashed, "jetstream", "$G", "streams", "S", "msgs", "1.blk"))
+	start(t, Config{DataDir: crashed})
 }
 
 // A consumer's state has no checksum: one that isn't as it was left could pass

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,7 +37,7 @@ type flaw struct {
 // what says it in a few words.
 func (f flaw) what() string {
 	var lost string
-	switch n := f.next - f.before - 1; {
+	switch n := f.lost(); {
 	case f.next == 0:
 		lost = fmt.Sprintf("what follows message %d", f.before)
 	case n > 0:
@@ -120,7 +121,7 @@ func (s *Server) flaws(was *stopped) (found []flaw, read int64, err error) {
 			return nil, 0, err
 		}
 		account := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(dir))))
-		for _, f := range slices.Concat(was.missing(s.dir, dir, blocks), s.intolerable(blocks, was != nil)) {
+		for _, f := range slices.Concat(was.missing(s.dir, dir, blocks), s.intolerable(blocks, was != nil, isRelaxed(dir))) {
 			f.stream = account + " > " + stream
 			found = append(found, f)
 		}
@@ -162,13 +163,13 @@ func readBlocks(dir, stream string) ([]*block, error) {
 // intolerable returns the damage that no power failure explains, and after a
 // good stop all there is. The rest was not synced, and so, with sync always,
 // not acknowledged: nats-server cuts it off.
-func (s *Server) intolerable(blocks []*block, stoppedWell bool) (found []flaw) {
+func (s *Server) intolerable(blocks []*block, stoppedWell, relaxed bool) (found []flaw) {
 	var later tail // what comes after this block
 	next := uint64(0)
 	for _, b := range slices.Backward(blocks) {
 		for _, d := range slices.Backward(b.damage) {
 			d.after, d.next = d.after.then(later), cmp.Or(d.next, next)
-			if stoppedWell || !s.unsynced(d.after) {
+			if stoppedWell || !s.unsynced(d, relaxed) {
 				found = append(found, flaw{path: b.path, damage: d, block: b})
 				continue
 			}
@@ -181,12 +182,34 @@ func (s *Server) intolerable(blocks []*block, stoppedWell bool) (found []flaw) {
 	return found
 }
 
-// unsynced tells whether what comes after a damage may have been unsynced
-// together with it. With sync always that is what one write had: a message, or
-// an atomic batch. With an interval, what was written within it.
-func (s *Server) unsynced(after tail) bool {
-	if s.opts.SyncAlways {
-		return after.messages <= 1 || after.batch != ""
+// unsynced tells whether a damage may have been unsynced, together with what
+// comes after it. With sync always one write is unsynced at a time: a message,
+// with the notes of removed messages before it, or an atomic batch. So a message
+// that is missing can only be of the batch whose rest comes after it: one before
+// the batch was synced, and acknowledged. (A byte in such a one once took the
+// whole batch with it, 201 acknowledged messages, without a word.) With an
+// interval, and in a stream that is not synced with every message, it is what
+// was written within the interval.
+func (s *Server) unsynced(d damage, relaxed bool) bool {
+	after := d.after
+	switch {
+	case after.messages == 0:
+		return true
+	case !s.opts.SyncAlways || relaxed:
+		return time.Duration(after.to-after.from) <= cmp.Or(s.opts.SyncInterval, serverSyncInterval)+unsyncedTime
+	case d.lost() == 0:
+		return after.messages == 1 || after.batch != ""
 	}
-	return time.Duration(after.to-after.from) <= s.opts.SyncInterval+unsyncedTime
+	return after.batch != "" && d.lost() < after.place
+}
+
+// serverSyncInterval is nats-server's own, for streams that ask to be synced by
+// the interval while the server syncs always.
+const serverSyncInterval = 2 * time.Minute
+
+// isRelaxed tells whether the stream with these messages asked not to be synced
+// with every one of them (PersistMode).
+func isRelaxed(msgs string) bool {
+	meta, err := os.ReadFile(filepath.Join(filepath.Dir(msgs), server.JetStreamMetaFile)) //nolint:gosec // in the operator's own directory
+	return err == nil && bytes.Contains(meta, []byte(`"persist_mode":"async"`))
 }

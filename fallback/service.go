@@ -65,7 +65,7 @@ func serviceAnswer(body []byte) ([]byte, error) {
 		return nil, errors.New("answered nothing")
 	case len(body) > maxServiceAnswer:
 		return nil, fmt.Errorf("answered %d bytes; at most %d KiB are allowed", len(body), maxServiceAnswer>>10)
-	case !json.Valid(body):
+	case !streams.ValidJSON(body):
 		return nil, errors.New("answered something that is not JSON")
 	}
 	var members map[string]json.RawMessage // not a struct, which would take "Success" as well

@@ -60,8 +60,8 @@ func (d DeadLetter) Msg() *nats.Msg {
 	h := msg.Header
 	d.describe(h)
 	h.Set(HeaderMsgID, "dlq:"+d.dedupKey())
-	h.Set(HeaderApp, d.App)
-	h.Set(HeaderCapability, d.Capability)
+	h.Set(HeaderApp, cutName(d.App))
+	h.Set(HeaderCapability, cutName(d.Capability))
 	h.Set(HeaderReason, string(d.Reason))
 	h.Set(HeaderError, headerText(d.Err))
 	h.Set(HeaderFailedAt, d.FailedAt.UTC().Format(time.RFC3339Nano))
@@ -80,6 +80,7 @@ func DecodeDeadLetter(subject string, h nats.Header, data []byte, sequence uint6
 	if kind != DLQ {
 		return DeadLetter{}, fmt.Errorf("a message on %s is not a dead letter", subject)
 	}
+	id.Capability, id.App = nameOfToken(id.Capability, h.Get(HeaderCapability)), nameOfToken(id.App, h.Get(HeaderApp))
 	d := DeadLetter{
 		Event:    Event{ID: h.Get(HeaderID), EndpointID: id, Payload: data},
 		Reason:   DeadLetterReason(h.Get(HeaderReason)),

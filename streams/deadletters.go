@@ -42,21 +42,25 @@ type Filter struct {
 
 // subject returns the narrowest subject that the filter allows.
 func (f Filter) subject() string {
-	capability, app := f.Capability, f.App
-	if capability == "" {
-		capability = "*"
+	token := func(name string) string {
+		if name == "" {
+			return "*"
+		}
+		return deadLetterToken(name)
 	}
-	if app == "" {
-		app = "*"
-	}
-	return string(DLQ) + "." + capability + "." + app
+	return string(DLQ) + "." + token(f.Capability) + "." + token(f.App)
+}
+
+// among tells whether a dead letter's name is the wanted one, as it is or as the
+// token of its subject, which is what counts go by. No wanted one is any.
+func among(wanted, name string) bool {
+	return wanted == "" || wanted == name || wanted == deadLetterToken(name)
 }
 
 // Match tells whether the filter selects d.
 func (f Filter) Match(d DeadLetter) bool {
 	switch {
-	case f.Capability != "" && f.Capability != d.Capability,
-		f.App != "" && f.App != d.App && (f.App != NoApp || d.App != ""),
+	case !among(f.Capability, d.Capability), !among(f.App, d.App),
 		f.Reason != "" && f.Reason != d.Reason,
 		f.Fingerprint != "" && f.Fingerprint != d.Fingerprint(),
 		!f.Since.IsZero() && d.FailedAt.Before(f.Since),
@@ -185,9 +189,13 @@ var ErrGone = errors.New("the dead letter is gone: it was replayed or discarded 
 // Replay publishes the dead letter's event again, waits until the broker has
 // it, and removes the dead letter. A crash in between leaves both; replaying
 // it again is absorbed by de-duplication for EventDuplicates. The error is
-// ErrGone when the dead letter is not there any more.
+// ErrGone when the dead letter is not there any more, and ErrNoSuchName when it
+// was for an app that can't exist.
 func (s *DeadLetters) Replay(ctx context.Context, d DeadLetter) error {
 	return s.decide(ctx, d, "replay", func() error {
+		if (d.App != "" && !ValidName(d.App)) || !ValidName(d.Capability) {
+			return fmt.Errorf("%w: %q", ErrNoSuchName, d.EndpointID.String())
+		}
 		if _, err := s.js.PublishMsg(ctx, d.ReplayMsg()); err != nil {
 			return publishError(err, d.EndpointID)
 		}

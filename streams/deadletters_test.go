@@ -1,7 +1,11 @@
 package streams_test
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,6 +130,55 @@ func TestReplayMakesOneEventWithTheSameID(t *testing.T) {
 	b.must(letters.Store(b.ctx, streams.DeadLetter{Event: event, Reason: streams.Exhausted, FailedAt: time.Now()}))
 	if got := b.messages("DLQ"); got != 1 {
 		t.Errorf("%d dead letters after the replayed event failed again, want 1: it was lost", got)
+	}
+}
+
+// Publishers name whom they like. Whatever the name is, its dead letters can be
+// found and discarded, and aren't replayed to somebody else: those of an app "_"
+// once went to every app, as a broadcast.
+func TestDeadLettersOfNamesThatNoAppCanHave(t *testing.T) {
+	b := setup(t)
+	letters := streams.NewDeadLetters(b.js)
+	long := strings.Repeat("x", 4080)
+	names := []string{"_", "*", ">", "q!z", "_x", "a.b", long, long + "y", strings.Repeat("\xff", 200), "…"}
+	for i, name := range names {
+		d := letter(fmt.Sprint("id-", i), fmt.Sprint("o-", i), streams.NoRoute, time.Now())
+		d.App = name
+		b.must(letters.Store(b.ctx, d))
+		b.must(letters.Store(b.ctx, d))
+	}
+	b.must(letters.Store(b.ctx, letter("other", "o", streams.NoRoute, time.Now())))
+	if b.nc.IsClosed() {
+		t.Fatal("the server closed the connection")
+	}
+	_, counts, err := letters.Counts(b.ctx)
+	b.must(err)
+	for i, name := range names {
+		id := fmt.Sprint("id-", i)
+		for d, err := range letters.Select(b.ctx, streams.Filter{IDs: []string{id}}) {
+			b.must(err)
+			if len(name) < 100 && d.App != name || len(d.App) > 150 || d.App == "" {
+				t.Errorf("the dead letter of app %.10q is one of app %q", name, d.App)
+			}
+			if found := b.selectIDs(streams.Filter{Capability: d.Capability, App: d.App}); !slices.Contains(found, id) {
+				t.Errorf("app %q has the dead letters %v", d.App, found)
+			}
+			if err := letters.Replay(b.ctx, d); !errors.Is(err, streams.ErrNoSuchName) {
+				t.Errorf("replaying that of app %q: %v", d.App, err)
+			}
+			b.must(letters.Discard(b.ctx, d, "ann", ""))
+		}
+	}
+	for id := range counts { // goes by tokens, and so does whoever looks at one of them
+		if n := len(b.selectIDs(streams.Filter{Capability: id.Capability, App: cmp.Or(id.App, streams.NoApp)})); n > 0 && id.App != "quiz" {
+			t.Errorf("%d dead letters of app %q are left", n, id.App)
+		}
+	}
+	if left := b.selectIDs(streams.Filter{}); len(left) != 1 {
+		t.Errorf("%v are left", left)
+	}
+	if n := b.messages("EVENTS_analytics"); n != 0 {
+		t.Errorf("%d events were published", n)
 	}
 }
 

@@ -19,6 +19,8 @@ var (
 	// ErrTooLarge: the event is larger than the stream takes, or the payload
 	// of a call larger than MaxPayload.
 	ErrTooLarge = errors.New("the payload is too large")
+	// ErrNoSuchName: a dead letter of an app that can't exist can't be replayed.
+	ErrNoSuchName = errors.New("no app can have the name that it was published for; publish its payload for the right one, and discard it")
 	// ErrUnavailable: NATS or JetStream doesn't answer; the event may or may
 	// not have been stored, the call may or may not have been made. Publish or
 	// call again with the same id.

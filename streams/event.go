@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,11 +26,16 @@ func CheckPayload(payload []byte) error {
 		return fmt.Errorf("the payload has %d bytes; at most %d are passed on", len(payload), MaxPayload)
 	case len(payload) == 0:
 		return errors.New("the payload is empty; it has to be JSON")
-	case !json.Valid(payload):
+	case !ValidJSON(payload):
 		return errors.New("the payload is not JSON")
 	}
 	return nil
 }
+
+// ValidJSON tells whether data is JSON, which is UTF-8 (RFC 8259, section 8.1).
+// encoding/json alone lets any bytes pass in strings, which most other parsers
+// then choke on.
+func ValidJSON(data []byte) bool { return json.Valid(data) && utf8.Valid(data) }
 
 // Event is one accepted publish on its way to an endpoint.
 type Event struct {
@@ -73,8 +80,12 @@ type Event struct {
 // outside the alphabet of ValidID is replaced by a hash of itself, and a
 // missing one by the origin, so that every redelivery derives the same id.
 //
-// The error says that the message isn't an event at all: it came on a subject
-// of another shape, or not from a stream. Decode does not look at the payload.
+// The error says that the message isn't an event at all. When it lies in a stream,
+// but on a subject of another shape, its publisher was told all the same that it
+// is stored: the event that comes with the error is for an endpoint that can't
+// exist, to be dead-lettered as such. (NATS takes a publish to events.analytics.*
+// with a star for an app; such events were once passed over, and trimmed.)
+// Decode does not look at the payload.
 func Decode(msg jetstream.Msg) (Event, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -90,12 +101,12 @@ func DecodeRaw(msg *jetstream.RawStreamMsg) (Event, error) {
 }
 
 func decode(subject string, h nats.Header, data []byte, sequence uint64, stored time.Time) (Event, error) {
-	kind, id, err := ParseSubject(subject)
-	if err != nil {
-		return Event{}, err
+	kind, id, wrong := ParseSubject(subject)
+	if wrong == nil && kind != Events && kind != Lanes {
+		wrong = fmt.Errorf("a message on %s is not an event", subject)
 	}
-	if kind != Events && kind != Lanes {
-		return Event{}, fmt.Errorf("a message on %s is not an event", subject)
+	if wrong != nil {
+		id = strayed(subject)
 	}
 	e := Event{
 		EndpointID:  id,
@@ -118,7 +129,21 @@ func decode(subject string, h nats.Header, data []byte, sequence uint64, stored 
 	} else {
 		e.ID = IDOf(e.ID)
 	}
-	return e, nil
+	return e, wrong
+}
+
+// strayed returns the endpoint, which can't exist, of a message on a subject of
+// another shape than an event's: what stands in the place of the app, or else
+// the whole subject.
+func strayed(subject string) EndpointID {
+	tokens := strings.SplitN(strings.TrimPrefix(subject, retired), ".", 3)
+	switch kind := Kind(tokens[0]); {
+	case len(tokens) == 3 && (kind == Events || kind == Lanes) && tokens[2] != "":
+		return EndpointID{Capability: tokens[1], App: tokens[2]}
+	case len(tokens) > 1:
+		return EndpointID{Capability: tokens[1], App: subject}
+	}
+	return EndpointID{App: subject}
 }
 
 // believe takes over what an earlier delivery wrote into the headers. A value
@@ -188,7 +213,9 @@ func (e Event) CopyMsg(app string) *nats.Msg {
 // dedupKey names the event at its endpoint in de-duplication keys. The colons
 // around it keep these keys apart from ids of services, which can hold none
 // (an id outside the alphabet could, and would have to guess a nanosecond).
-func (e Event) dedupKey() string { return e.Capability + ":" + e.App + ":" + e.Origin }
+func (e Event) dedupKey() string {
+	return cutName(e.Capability) + ":" + cutName(e.App) + ":" + e.Origin
+}
 
 // describe writes what Decode believes of a lane message.
 func (e Event) describe(h nats.Header) {

@@ -71,6 +71,9 @@ func FuzzDecodeDeadLetter(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if len(subject) > 128 {
+			return // names may be cut
+		}
 		msg := d.Msg()
 		for name, values := range msg.Header {
 			for _, c := range values[0] {

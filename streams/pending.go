@@ -143,7 +143,7 @@ func (p PendingRequest) check() error {
 	switch {
 	case len(p.Payload) > MaxPayload:
 		return fmt.Errorf("%w: at most %d KiB of JSON", ErrTooLarge, MaxPayload>>10)
-	case !json.Valid(p.Payload):
+	case !ValidJSON(p.Payload):
 		return errors.New("the payload is not JSON")
 	default:
 		return nil

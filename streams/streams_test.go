@@ -268,6 +268,31 @@ func TestDecodeIDs(t *testing.T) {
 	}
 }
 
+// Whatever lies in a stream of events was acknowledged, and becomes a dead
+// letter at least, of an endpoint that can't exist.
+func TestStrayMessagesCanBeDeadLettered(t *testing.T) {
+	for subject, want := range map[string]streams.EndpointID{
+		"events.analytics.*":       {Capability: "analytics", App: "*"},
+		"events.analytics.>":       {Capability: "analytics", App: ">"},
+		"events.analytics.a.b":     {Capability: "analytics", App: "a.b"},
+		"events.analytics.":        {Capability: "analytics", App: "events.analytics."},
+		"lanes.*.quiz":             {Capability: "*", App: "quiz"},
+		"retired.events.analytics": {Capability: "analytics", App: "retired.events.analytics"},
+		"odd":                      {App: "odd"},
+	} {
+		event, err := streams.DecodeRaw(&jetstream.RawStreamMsg{Subject: subject, Data: []byte(`{}`), Sequence: 7, Time: time.Now()})
+		if err == nil || event.EndpointID != want || event.Origin == "" || event.ID == "" {
+			t.Errorf("%s: %+v, %v", subject, event, err)
+			continue
+		}
+		msg := streams.DeadLetter{Event: event, Reason: streams.NoRoute, Err: err.Error()}.Msg()
+		letter, err := streams.DecodeDeadLetter(msg.Subject, msg.Header, msg.Data, 1)
+		if err != nil || streams.ValidName(letter.App) && streams.ValidName(letter.Capability) || strings.Count(msg.Subject, ".") != 2 {
+			t.Errorf("%s: the dead letter on %s is that of %v (%v)", subject, msg.Subject, letter.EndpointID, err)
+		}
+	}
+}
+
 func TestLaneMessageCarriesWhatTheBrokerCannotCount(t *testing.T) {
 	b := setup(t)
 	msg := nats.NewMsg(quiz.Subject(streams.Events))

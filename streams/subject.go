@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -51,15 +52,20 @@ const (
 	Retired = "retired"
 )
 
-// Reserved tells whether a message on the subject means something to Backstop or
-// to NATS, so that nobody else may choose that we publish there.
+// OwnWords are the first tokens of Backstop's own subjects.
+func OwnWords() []string {
+	return []string{
+		string(Events), string(Calls), string(Lanes), string(DLQ), string(Results), string(Attempts), string(Notices), string(Audits),
+		Replicas, Retired,
+	}
+}
+
+// Reserved tells whether a message on the subject means something to Backstop, to
+// NATS, or to services that answer for apps, so that no caller may choose that
+// we publish there.
 func Reserved(subject string) bool {
 	first, _, _ := strings.Cut(subject, ".")
-	switch Kind(first) {
-	case Events, Calls, Lanes, DLQ, Results, Attempts, Notices, Audits, Replicas, Fallbacks, Retired:
-		return true
-	}
-	return strings.HasPrefix(first, "$")
+	return strings.HasPrefix(first, "$") || first == Fallbacks || slices.Contains(OwnWords(), first)
 }
 
 // NoApp is the app token in the dead-letter subject of a broadcast that no app
@@ -76,12 +82,52 @@ func (e EndpointID) Subject(k Kind) string {
 }
 
 // DeadLetterSubject returns where the endpoint's dead letters are stored:
-// "dlq.<capability>.<app>", with NoApp in the place of a missing app.
+// "dlq.<capability>.<app>", with NoApp in the place of a missing app, and a
+// hash, as "_3f9a2c11d0e84b76", in that of a name that can't stand there.
 func (e EndpointID) DeadLetterSubject() string {
-	if e.App == "" {
-		e.App = NoApp
+	return EndpointID{Capability: deadLetterToken(e.Capability), App: deadLetterToken(e.App)}.Subject(DLQ)
+}
+
+// longestToken is the longest name that stands in a dead letter's subject as it
+// is. Publishers may use any that NATS takes: one of 4,080 bytes, in a subject
+// and with headers, made a line that the server closes the connection for, and
+// with that connection ended all that the pipeline did (nats-server 2.15.2).
+const longestToken = 128
+
+// deadLetterToken returns the token of a name in dead letters' subjects: the
+// name itself, if it is a token there and means nothing else. Names that are
+// hashed are told by the dead letter's headers.
+func deadLetterToken(name string) string {
+	switch {
+	case name == "":
+		return NoApp
+	case name == "*", name == ">", strings.Contains(name, "."), len(name) > longestToken, strings.HasSuffix(name, cut):
+		sum := sha256.Sum256([]byte(cutName(name)))
+		return NoApp + hex.EncodeToString(sum[:8])
 	}
-	return e.Subject(DLQ)
+	return name
+}
+
+// cut ends a name that was cut.
+const cut = "…"
+
+// cutName returns the beginning of a name that is too long to be told; of what
+// was cut it returns the same.
+func cutName(name string) string {
+	if len(name) <= longestToken {
+		return name
+	}
+	return strings.ToValidUTF8(name[:longestToken], "") + cut
+}
+
+// nameOfToken returns the name that a token of a dead letter's subject stands
+// for, given what the header says: a hash for one that is told there alone, and
+// NoApp for none, or for an app that somebody took to have that name.
+func nameOfToken(token, header string) string {
+	if header != "" && (token == "" || strings.HasPrefix(token, NoApp)) {
+		return header
+	}
+	return token
 }
 
 // NoticeSubject returns "notices.<kind>".

@@ -92,6 +92,9 @@ func FuzzParseSubject(f *testing.F) {
 		}
 		back := id.Subject(kind)
 		if kind == streams.DLQ {
+			if len(subject) > 128 || strings.Contains(subject, "…") {
+				return // a name that is told by a header
+			}
 			if back = id.DeadLetterSubject(); !strings.HasPrefix(subject+"."+streams.NoApp, back) {
 				t.Fatalf("%q parses to %v, which writes %q", subject, id, back)
 			}

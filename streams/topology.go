@@ -225,6 +225,9 @@ func (t *Topology) EnsureEventConsumer(ctx context.Context, capability string) e
 	return nil
 }
 
+// retired is before the subject of a stream that takes no events any more.
+const retired = Retired + "."
+
 // RetireCapability makes publishing the capability's events fail at once, as
 // no app declares it any more. The stream stays for what it still holds, under
 // a subject that nobody publishes to, and EnsureCapability brings it back: a
@@ -238,7 +241,7 @@ func (t *Topology) RetireCapability(ctx context.Context, capability string) erro
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", EventStream(capability), err)
 	}
-	return t.ensureStream(ctx, t.eventStream(capability, []string{Retired + "." + EndpointID{Capability: capability}.Subject(Events)},
+	return t.ensureStream(ctx, t.eventStream(capability, []string{retired + EndpointID{Capability: capability}.Subject(Events)},
 		"Retired: no app declares "+capability+" as async; publishing fails until one does"))
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type broker struct {
 	calls    *nats.Conn // of its own, so that no call queues behind events
 	js       jetstream.JetStream
 	url      string
+	lost     chan error // one, when a connection is closed for good
 }
 
 // pipelineRequestTimeout bounds what the pipeline asks of JetStream, but for
@@ -38,6 +40,7 @@ func openBroker(ctx context.Context, cfg Config, log *slog.Logger) (*broker, err
 	if err != nil {
 		return nil, err
 	}
+	b := &broker{lost: make(chan error, 1)}
 	options = append(options,
 		nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.IgnoreAuthErrorAbort(), nats.ReconnectWait(500*time.Millisecond),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -46,11 +49,16 @@ func openBroker(ctx context.Context, cfg Config, log *slog.Logger) (*broker, err
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("connected to NATS again", "url", nc.ConnectedUrlRedacted()) }),
+		nats.ClosedHandler(func(nc *nats.Conn) {
+			select {
+			case b.lost <- nc.LastError():
+			default:
+			}
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			log.Warn("NATS reports an error", "error", err)
 		}),
 	)
-	b := &broker{}
 	connect := func() (*nats.Conn, error) { return nats.Connect(cfg.NATSURL, append(options, tlsOptions(cfg)...)...) }
 	if cfg.NATSURL == "" {
 		makeRoomForSyncs(cfg)
@@ -74,6 +82,19 @@ func openBroker(ctx context.Context, cfg Config, log *slog.Logger) (*broker, err
 		return nil, err
 	}
 	return b, nil
+}
+
+// untilLost waits for the end of ctx, or returns an error when a connection is
+// closed for good, which nats.go does at what it doesn't know how to mend, such as
+// a line that is too long for the server. Nothing works without it, while the
+// process would seem to: whoever supervises it has to start it again.
+func (b *broker) untilLost(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-b.lost:
+		return fmt.Errorf("the connection to NATS was closed for good: %w", cmp.Or(err, nats.ErrConnectionClosed))
+	}
 }
 
 // syncProcs is how many of Go's processors are added for goroutines that wait

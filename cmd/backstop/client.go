@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -83,14 +84,14 @@ func connect(cfg Config) (*client, error) {
 // beside `serve` needs no second setting.
 func connectOptions(cfg Config) ([]nats.Option, error) {
 	options := []nats.Option{nats.Name("backstop " + cfg.ReplicaName)}
-	for _, setting := range []struct{ name, file string }{
-		{"NATS_CREDS", cfg.NATSCreds},
-		{"NATS_CA", cfg.NATSCA},
-		{"NATS_CERT", cfg.NATSCert},
-		{"NATS_KEY", cfg.NATSKey},
-		{"BACKSTOP_NATS_CERT", cfg.EmbeddedCert},
+	for _, setting := range []struct{ name, file, holds string }{
+		{"NATS_CREDS", cfg.NATSCreds, "-----BEGIN NATS USER JWT-----"},
+		{"NATS_CA", cfg.NATSCA, "-----BEGIN CERTIFICATE-----"},
+		{"NATS_CERT", cfg.NATSCert, "-----BEGIN CERTIFICATE-----"},
+		{"NATS_KEY", cfg.NATSKey, "PRIVATE KEY-----"},
+		{"BACKSTOP_NATS_CERT", cfg.EmbeddedCert, "-----BEGIN CERTIFICATE-----"},
 	} {
-		if err := readable(setting.file); err != nil {
+		if err := holds(setting.file, setting.holds); err != nil {
 			return nil, settingError(setting.name, setting.file, err)
 		}
 	}
@@ -128,16 +129,21 @@ func tlsOptions(cfg Config) []nats.Option {
 	return options
 }
 
-// readable returns why a file that a setting names can't be read. No file is no error.
-func readable(file string) error {
+// holds returns why a file that a setting names can't be what it should be: a
+// line of it says what. nats.go would find out when it connects, and serve then
+// waits for NATS. No file is no error.
+func holds(file, line string) error {
 	if file == "" {
 		return nil
 	}
-	f, err := os.Open(file) //nolint:gosec // the operator's own setting
+	data, err := os.ReadFile(file) //nolint:gosec // the operator's own setting
 	if err != nil {
 		return fmt.Errorf("can't read the file: %w", err)
 	}
-	return f.Close()
+	if !bytes.Contains(data, []byte(line)) {
+		return fmt.Errorf("has no line %q", line)
+	}
+	return nil
 }
 
 // clientURL returns where a client looks for NATS: NATS_URL, or else where

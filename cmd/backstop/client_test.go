@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -131,5 +133,25 @@ func TestNoTLS(t *testing.T) {
 	}
 	if text := said.String(); !strings.Contains(text, "no TLS with NATS at "+url) || !strings.Contains(text, "Try: set NATS_CA") {
 		t.Errorf("it said %q", text)
+	}
+}
+
+// A file that can't be what its setting asks for is told at once: nats.go would
+// find out when it connects, and serve would wait for NATS for ever.
+func TestFilesForNATSAreLookedInto(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("root:x:0:0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, cfg := range map[string]Config{
+		"NATS_CREDS": {NATSCreds: file}, "NATS_CA": {NATSCA: file}, "NATS_CERT": {NATSCert: file}, "NATS_KEY": {NATSKey: file},
+		"BACKSTOP_NATS_CERT": {EmbeddedCert: file},
+	} {
+		if _, err := connectOptions(cfg); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "-----") {
+			t.Errorf("%s: error %v, want one that names it and says what is missing", name, err)
+		}
+	}
+	if _, err := connectOptions(Config{NATSCreds: file + "x"}); err == nil || !strings.Contains(err.Error(), "NATS_CREDS") {
+		t.Errorf("a missing file: error %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -22,7 +23,7 @@ func checkServers(servers string) error {
 			server = "nats://" + server
 		}
 		u, err := url.Parse(server)
-		if err != nil || u.Hostname() == "" {
+		if err != nil || !validHost(u) {
 			return errors.New("NATS_URL is not an address of NATS: use for example nats://127.0.0.1:4222, or several separated by commas")
 		}
 		switch u.Scheme {
@@ -32,6 +33,22 @@ func checkServers(servers string) error {
 		}
 	}
 	return nil
+}
+
+// validHost tells whether a URL has a host, and a port that there is if any.
+// url.Parse takes ":::" for a host, and any number for a port.
+func validHost(u *url.URL) bool {
+	host := u.Hostname()
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return false
+		}
+	}
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil && strings.HasPrefix(u.Host, "[")
+	}
+	return host != ""
 }
 
 // checkExposure refuses to listen beyond this machine without a token. An

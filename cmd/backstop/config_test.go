@@ -112,6 +112,7 @@ func TestLoadConfigReads(t *testing.T) {
 		{"BACKSTOP_LOG_LEVEL", "DEBUG", func(c Config) any { return slog.Level(c.LogLevel) }, slog.LevelDebug, "as slog writes it"},
 		{"BACKSTOP_LOG_FORMAT", "json", func(c Config) any { return string(c.LogFormat) }, "json", ""},
 		{"NATS_URL", "nats://a:4222,tls://b:4222", func(c Config) any { return c.clientURL() }, "nats://a:4222,tls://b:4222", "a cluster"},
+		{"NATS_URL", "nats://[::1]:4222", func(c Config) any { return c.clientURL() }, "nats://[::1]:4222", "IPv6"},
 		{"BACKSTOP_NATS_ADDR", "0.0.0.0:5222", func(c Config) any { return c.clientURL() }, "nats://127.0.0.1:5222", "clients follow the embedded server"},
 		{"BACKSTOP_NATS_ADDR", "off", func(c Config) any { return c.clientURL() }, "nats://127.0.0.1:4222", "which isn't there, so the default"},
 	}
@@ -182,6 +183,10 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"NATS_PASSWORD=geheim", "without NATS_USER", "whose?"},
 		{"NATS_URL=http://nats:4222", `scheme "http"`, "not NATS"},
 		{"NATS_URL=nats://", "not an address", "no host"},
+		{"NATS_URL=:::", "not an address", "colons alone"},
+		{"NATS_URL=nats://::1:4222", "not an address", "IPv6 without its brackets"},
+		{"NATS_URL=nats://127.0.0.1:99999", "not an address", "no port"},
+		{"NATS_URL=nats://127.0.0.1:0", "not an address", "no port either"},
 	}
 	for _, test := range tests {
 		t.Run(test.env, func(t *testing.T) {

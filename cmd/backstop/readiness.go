@@ -40,7 +40,7 @@ func (r *readiness) ready() error {
 	if err := r.storeHealth(); err != nil {
 		return err
 	}
-	if !b.nc.IsConnected() {
+	if !b.nc.IsConnected() || b.calls.IsClosed() {
 		return errors.New("NATS is not connected")
 	}
 	return nil

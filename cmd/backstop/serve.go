@@ -77,6 +77,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(runni
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return site.Run(ctx) })
+	group.Go(func() error { return b.untilLost(ctx) })
 	group.Go(func() error {
 		p, err := newPipeline(ctx, cfg, b, registry, cfg.PublicBase(site.Addr()), log)
 		if err != nil {

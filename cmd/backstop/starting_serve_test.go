@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -54,6 +56,40 @@ func TestServeOutlivesItsNATSWhileItStarts(t *testing.T) {
 	srv.Restart()
 	if err := <-opened; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestServeEndsWhenItsConnectionIsClosed: a connection that nats.go closes for
+// good is not waited for. A process that stayed answered /healthz well and
+// delivered nothing.
+func TestServeEndsWhenItsConnectionIsClosed(t *testing.T) {
+	cleanEnvironment(t)
+	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the server did not start")
+	}
+	cfg := defaultConfig()
+	cfg.NATSURL, cfg.DataDir, cfg.HTTPAddr = srv.ClientURL(), t.TempDir(), "127.0.0.1:0"
+	if err := cfg.derive(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err = serve(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)), func(running) {
+		strict := opts.Clone()
+		strict.MaxControlLine = 16 // whatever serve says next is too long
+		if err := srv.ReloadOptions(strict); err != nil {
+			t.Error(err)
+		}
+	})
+	if err == nil || !strings.Contains(err.Error(), "closed for good") || ctx.Err() != nil {
+		t.Errorf("serve ended with: %v", err)
 	}
 }
 

@@ -107,7 +107,7 @@ func (l *Limiter) apply(n numbers) {
 func (l *Limiter) Acquire(call bool) (done func(Result), reason Reason, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.events+l.calls >= l.concurrency || (!call && l.events >= l.ceiling()) {
+	if !l.room(call) {
 		return nil, Saturated, 0
 	}
 	if l.tokens != nil {
@@ -153,6 +153,18 @@ func (l *Limiter) Window() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return max(min(l.window.size, l.concurrency-l.calls), 1)
+}
+
+// Room tells whether Acquire would let an event begin now, but for the rate.
+func (l *Limiter) Room() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.room(false)
+}
+
+// room tells whether the concurrency has room. The lock is held.
+func (l *Limiter) room(call bool) bool {
+	return l.events+l.calls < l.concurrency && (call || l.events < l.ceiling())
 }
 
 // StartSmall lets the window begin again with one event, and grow slowly: the

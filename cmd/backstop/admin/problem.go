@@ -139,6 +139,8 @@ func problemOf(err error) *problem {
 		return refusal(http.StatusConflict, codeDisabled, "%s; enable it first", off)
 	case errors.Is(err, streams.ErrNoStream):
 		return refusal(http.StatusConflict, codeNoStream, "no app takes events of this capability any more; apply a manifest that declares it")
+	case errors.Is(err, streams.ErrNoSuchName):
+		return refusal(http.StatusUnprocessableEntity, codeInvalid, "%s", streams.ErrNoSuchName)
 	case errors.Is(err, streams.ErrTooLarge):
 		return refusal(http.StatusConflict, codeTooLarge, "the event is larger than its stream takes now")
 	case errors.Is(err, manifest.ErrConflict):

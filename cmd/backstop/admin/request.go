@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"backstop/cmd/backstop/ops"
+	"backstop/streams"
 )
 
 // request is one that may be carried out: its sender may do so, and its query
@@ -80,7 +81,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	case !isJSON(r.Header):
 		return nil, refusal(http.StatusUnsupportedMediaType, codeContentType,
 			"send JSON, with Content-Type: application/json or none, and without Content-Encoding")
-	case !json.Valid(body):
+	case !streams.ValidJSON(body):
 		return nil, refusal(http.StatusBadRequest, codeBadPayload, "the body is not JSON")
 	}
 	return body, nil

@@ -46,7 +46,7 @@ func View(d streams.DeadLetter) DeadLetter {
 // ViewWithPayload returns the dead letter with its payload.
 func ViewWithPayload(d streams.DeadLetter) DeadLetter {
 	view := View(d)
-	if json.Valid(d.Payload) {
+	if streams.ValidJSON(d.Payload) {
 		view.Payload = d.Payload
 	} else {
 		view.PayloadBase64 = base64.StdEncoding.EncodeToString(d.Payload)
@@ -205,8 +205,8 @@ func letters(n int) string {
 }
 
 // Decide carries a decision out on a selection. A capability whose stream is
-// full or gone fails as a whole, one that is too large alone, and the others go
-// on (FailedError); when JetStream doesn't answer, or ctx ends, it stops
+// full or gone fails as a whole, one that is too large, or of a name that no app
+// can have, alone, and the others go on (FailedError); when JetStream doesn't answer, or ctx ends, it stops
 // (StoppedError).
 func (o *Ops) Decide(ctx context.Context, by Actor, d Decision, s Selection, opts Options) (result Decided, err error) {
 	if len(s.Sequences) == 0 {
@@ -273,10 +273,10 @@ func (o *Ops) carryOut(ctx context.Context, by Actor, d Decision, selected []uin
 			result.Done++
 		case errors.Is(err, streams.ErrGone):
 			result.Skipped++
-		case errors.Is(err, streams.ErrNoStream), errors.Is(err, streams.ErrStreamFull), errors.Is(err, streams.ErrTooLarge):
+		case errors.Is(err, streams.ErrNoStream), errors.Is(err, streams.ErrStreamFull), errors.Is(err, streams.ErrTooLarge), errors.Is(err, streams.ErrNoSuchName):
 			result.Failed++
 			first = cmp.Or(first, err)
-			if !errors.Is(err, streams.ErrTooLarge) {
+			if !errors.Is(err, streams.ErrTooLarge) && !errors.Is(err, streams.ErrNoSuchName) {
 				failed[capability] = err
 			}
 		default:
