@@ -87,7 +87,7 @@ func (p *Pipeline) copyFor(ctx context.Context, e streams.Event, app string) err
 func (p *Pipeline) noRoom(ctx context.Context, capability string, err error) bool {
 	var api *jetstream.APIError
 	switch {
-	case errors.As(err, &api) && api.ErrorCode == 10077:
+	case errors.As(err, &api) && api.ErrorCode == streamFull:
 		return true
 	case errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse):
 		open, err := p.cfg.Topology.Open(ctx, capability)

@@ -82,6 +82,7 @@ func (c *capabilities) run(ctx context.Context, ready func()) {
 		case <-ctx.Done():
 		case <-c.dirty:
 		case <-t.C:
+			c.verify(ctx)
 		}
 		t.Stop()
 	}
@@ -128,6 +129,20 @@ func (c *capabilities) compare(ctx context.Context) bool {
 		c.start(ctx, name, retired)
 	}
 	return ok
+}
+
+// verify looks whether each stream is as it was left, and has the next
+// comparison do over what isn't.
+func (c *capabilities) verify(ctx context.Context) {
+	for _, name := range c.known() {
+		open, err := c.p.cfg.Topology.Open(ctx, name)
+		c.mu.Lock()
+		if state := c.lanes[name]; err == nil && (open && state == retired || !open && state == ensured) {
+			c.p.log.Warn("the stream of a capability is not as it was left", "capability", name, "open", open)
+			c.lanes[name] = adopted
+		}
+		c.mu.Unlock()
+	}
 }
 
 func (c *capabilities) state(capability string) laneState {

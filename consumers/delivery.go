@@ -2,6 +2,7 @@ package consumers
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -53,10 +54,30 @@ func (d *delivery) ack() {
 	d.holds.release(d.seq)
 }
 
-// ackSync settles the delivery and waits until the broker knows.
+// One question for an ack's answer goes down with the leader that it was asked
+// of; the next one, asked of the new leader, doesn't.
+const (
+	ackTry   = 2 * time.Second
+	ackPause = 100 * time.Millisecond
+)
+
+// ackSync settles the delivery and waits until the broker knows, asking again
+// until ctx ends. It is held meanwhile, and so marked as in progress, and not
+// attempted again.
 func (d *delivery) ackSync(ctx context.Context) error {
 	defer d.holds.release(d.seq)
-	return d.msg.DoubleAck(ctx)
+	for {
+		try, cancel := context.WithTimeout(ctx, ackTry)
+		err := d.msg.DoubleAck(try)
+		cancel()
+		switch {
+		case err == nil || errors.Is(err, jetstream.ErrMsgAlreadyAckd):
+			return nil
+		case ctx.Err() != nil:
+			return err
+		}
+		sleep(ctx, ackPause)
+	}
 }
 
 // putBack returns the event to the broker, to be handed out again after the

@@ -59,10 +59,14 @@ func (l *lane) pull(ctx context.Context) error {
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		// Somebody deleted it; a durable that is made anew starts at the
 		// stream's beginning, where only what is not trimmed yet is repeated.
-		if err := l.p.cfg.Topology.EnsureCapability(ctx, l.capability); err != nil {
-			return err
+		switch isRetired := l.p.capabilities.state(l.capability) == retired; {
+		case isRetired && errors.Is(err, jetstream.ErrStreamNotFound):
+			sleep(ctx, pullExpiry) // until an app declares it again
+			return nil
+		case isRetired:
+			return l.p.cfg.Topology.EnsureEventConsumer(ctx, l.capability)
 		}
-		return nil
+		return l.p.cfg.Topology.EnsureCapability(ctx, l.capability)
 	}
 	if err != nil {
 		return err

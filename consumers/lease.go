@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"backstop/streams/bucket"
 )
 
 // leaseRenew is how often a lease is renewed or asked for; the bucket drops
@@ -59,11 +61,11 @@ func holdLease(ctx context.Context, kv jetstream.KeyValue, name, replica string,
 		if ctx.Err() != nil {
 			return
 		}
-		next, err := kv.Update(ctx, name, []byte(replica), revision)
+		next, err := bucket.Write(ctx, kv, name, []byte(replica), revision)
 		switch {
 		case err == nil:
 			revision, renewed = next, time.Now()
-		case errors.Is(err, jetstream.ErrKeyExists) || time.Since(renewed) > 2*leaseRenew:
+		case errors.Is(err, bucket.ErrConflict) || time.Since(renewed) > 2*leaseRenew:
 			return // somebody else has it, or may soon
 		}
 	}

@@ -2,8 +2,10 @@ package consumers
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -11,6 +13,37 @@ import (
 	"backstop/embedded/natstest"
 	"backstop/streams"
 )
+
+// contested is a bucket in which somebody else takes every lease at once.
+type contested struct {
+	jetstream.KeyValue
+	refusal jetstream.ErrorCode
+}
+
+func (contested) Bucket() string { return streams.LeasesBucket }
+
+func (c contested) Update(context.Context, string, []byte, uint64) (uint64, error) {
+	api := &jetstream.APIError{Code: 400, ErrorCode: c.refusal}
+	return 0, fmt.Errorf("%w: %w", api, jetstream.ErrKeyRevisionMismatch) // as nats.go words it
+}
+
+func (contested) Delete(context.Context, string, ...jetstream.KVDeleteOpt) error { return nil }
+
+// TestALostLeaseIsKnownAtOnce: three servers have a code of their own for it,
+// which was taken for a bucket that is away: two replicas did one task for 6 s.
+func TestALostLeaseIsKnownAtOnce(t *testing.T) {
+	for servers, refusal := range map[string]jetstream.ErrorCode{"one server": 10071, "three servers": 10164} {
+		t.Run(servers, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				holdLease(t.Context(), contested{refusal: refusal}, "task", "r1", 1, func(ctx context.Context) { <-ctx.Done() })
+				if took := time.Since(began); took > leaseRenew {
+					t.Errorf("it took %v, want %v: the first renewal", took, leaseRenew)
+				}
+			})
+		})
+	}
+}
 
 // TestALeaseIsTakenOver: the task of a replica that is gone without a word is
 // another's within 15 s, and not before the first one can have noticed.

@@ -1,6 +1,8 @@
 package consumers_test
 
 import (
+	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -73,5 +75,33 @@ func TestInventedNamesAreNotCounted(t *testing.T) {
 	}
 	if got := count(o.calls); len(o.calls) != 8 || got[endpoint("score", "score")] != 2 || got[endpoint("", "")] != 6 {
 		t.Errorf("calls were counted for %+v", got)
+	}
+}
+
+// TestInventedNamesAreNoticedTogether: one notice a minute, whatever names a
+// publisher comes up with, and not one for each of them.
+func TestInventedNamesAreNoticedTogether(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(200))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	r1 := b.start("r1")
+	b.publishable("analytics")
+	const names = 20
+	for i := range names {
+		b.publish(endpoint("analytics", fmt.Sprint("invented", i)), "", `{}`)
+	}
+	b.awaitDeadLetters(names)
+	b.settled()
+	b.must(r1.stop()) // sends what was counted
+	s, err := b.js.Stream(b.ctx, streams.NoticeStream)
+	b.must(err)
+	if n := s.CachedInfo().State.Msgs; n != 2 {
+		t.Errorf("%d notices, want one for the first and one for the others", n)
+	}
+	last, err := s.GetLastMsgForSubject(b.ctx, streams.NoticeSubject(string(streams.NoticeDeadLettered)))
+	b.must(err)
+	if !strings.Contains(string(last.Data), `"count":19`) || !strings.Contains(string(last.Data), "invented") {
+		t.Errorf("the last one is %s", last.Data)
 	}
 }

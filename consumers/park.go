@@ -77,7 +77,7 @@ func (p *Pipeline) ackMoved(d *delivery) {
 	ctx, cancel := context.WithTimeout(p.work, storeTimeout)
 	defer cancel()
 	if err := d.ackSync(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		p.log.Warn("an event was moved, but its old place could not be acknowledged; it will be de-duplicated", "endpoint", d.event.EndpointID.String(), "error", err)
+		p.log.Warn("an event was moved, but its old place could not be acknowledged; it may be attempted once more", "endpoint", d.event.EndpointID.String(), "error", err)
 	}
 }
 
@@ -100,7 +100,10 @@ func (p *Pipeline) bury(d *delivery, reason streams.DeadLetterReason, why string
 	}
 	killpoint.Here(killpoint.LetterStored)
 	p.ackMoved(d)
-	p.observe.DeadLetter(p.fleet.named(d.event.EndpointID), reason)
-	p.notices.add(streams.NoticeDeadLettered, d.event.EndpointID, "events of "+d.event.EndpointID.String()+" were dead-lettered ("+string(reason)+")",
+	named := p.fleet.named(d.event.EndpointID)
+	p.observe.DeadLetter(named, reason)
+	// A publisher may invent names as fast as it likes: those that no manifest
+	// declares are noticed together, the last one in words.
+	p.notices.add(streams.NoticeDeadLettered, named, "events of "+d.event.EndpointID.String()+" were dead-lettered ("+string(reason)+")",
 		map[string]any{"reason": reason, "error": why, "id": d.event.ID})
 }

@@ -452,6 +452,32 @@ func TestWhatIsDeletedByHandIsMadeAnew(t *testing.T) {
 	b.settled()
 }
 
+// TestRetiredCapabilityStaysSo: its durable, when somebody deletes it, is made
+// anew, and its stream takes no events for all that.
+func TestRetiredCapabilityStaysSo(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, always(200))
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	b.start("r1")
+	b.publishable("analytics")
+	b.must(b.manifests.Delete(b.ctx, "quiz"))
+	open := func() bool {
+		open, err := b.topology.Open(b.ctx, "analytics")
+		b.must(err)
+		return open
+	}
+	b.eventually("the capability to be retired", func() bool { return !open() })
+	b.must(b.js.DeleteConsumer(b.ctx, streams.EventStream("analytics"), streams.EventConsumer))
+	b.eventually("the durable", func() bool {
+		_, err := b.js.Consumer(b.ctx, streams.EventStream("analytics"), streams.EventConsumer)
+		return err == nil
+	})
+	if open() {
+		t.Error("it takes events again")
+	}
+}
+
 // An event that is published right after its manifest was applied, to a
 // capability that exists, must not be dead-lettered because the manifest is
 // still on its way through the watch.

@@ -47,6 +47,7 @@ type responder struct {
 	idle   chan struct{} // one token whenever nothing is in hand
 
 	bySource map[streams.Source]*atomic.Uint64
+	warned   time.Time // of a call that was refused for its reply subject; take's own
 }
 
 func newResponder(p *Pipeline, nc *nats.Conn) *responder {
@@ -133,6 +134,10 @@ func (r *responder) drain() {
 // take is micro's handler: it runs on the subscription's one goroutine.
 func (r *responder) take(req micro.Request) {
 	c := incomingCall(req.Subject(), req.Reply(), nats.Header(req.Headers()), req.Data(), time.Now())
+	if streams.Reserved(c.reply) {
+		r.refuse(c, time.Now())
+		return
+	}
 	if c.reply != "" {
 		r.standby.taken(c)
 	}
@@ -148,6 +153,19 @@ func (r *responder) take(req micro.Request) {
 	default:
 		go r.serve(c)
 	}
+}
+
+// refuse drops a call whose answer would go where Backstop or NATS listens. Who
+// may only make calls could have had us overwrite an operator's gate
+// ($KV.breakers.…), or send an app our answer as an event (lanes.…).
+func (r *responder) refuse(c incoming, now time.Time) {
+	r.p.observe.Call(streams.EndpointID{}, streams.SourceNone, string(dispatcher.ReasonBadPayload), 0)
+	if now.Sub(r.warned) < noticeEvery {
+		return
+	}
+	r.warned = now
+	r.p.log.Warn("a call was dropped, as its reply subject is not its caller's to choose; others like it are dropped without a word for a minute",
+		"subject", c.subject, "reply", c.reply)
 }
 
 func (r *responder) begin() bool {

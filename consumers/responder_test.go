@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"backstop/consumers"
 	"backstop/streams"
 )
 
@@ -213,6 +214,43 @@ func TestCallBadInput(t *testing.T) {
 		if strings.Contains(r.payload, "nobody") {
 			t.Error("a call that nobody waits for was made")
 		}
+	}
+}
+
+// TestCallAnsweredWhereWeListen: who may make calls, and no more, names buckets
+// and lanes as the reply subject.
+func TestCallAnsweredWhereWeListen(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz, o := newApp(b, answers(200, `{"success":true}`)), &observed{}
+	b.apply("quiz", quiz.URL, takesCalls(), "score")
+	id := endpoint("score", "quiz")
+	b.must(b.gates.Set(b.ctx, streams.Gate{Capability: "score", App: "quiz", State: streams.GateForced, Since: time.Now(), By: "ann"}))
+	b.start("r1", func(c *consumers.Config) { c.Observer = o })
+	replies := []string{
+		"$KV.breakers.score.quiz", "$JS.API.STREAM.PURGE.LANES", "lanes.score.quiz", "events.score.quiz", "dlq.score.quiz", "notices.x",
+		"results.score.quiz", "attempts.score.quiz", "audit.x", "calls.score.quiz", "replicas.alive", "fallback.x", "retired.events.score",
+	}
+	for _, reply := range replies {
+		b.must(b.nc.PublishRequest("calls.score.quiz", reply, []byte(`{}`)))
+	}
+	b.eventually("all to be counted", func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return len(o.calls) >= len(replies)
+	})
+	if got, _ := b.ask("calls.score.quiz", `{}`); got.Reason != "circuit_open" { // flushes what was answered before
+		t.Errorf("a call while an operator holds the endpoint open got %+v", got)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, counted := range o.calls[:len(replies)] {
+		if counted != (streams.EndpointID{}) {
+			t.Errorf("a call was made: %v", counted)
+		}
+	}
+	if g := b.gate(id); g != streams.GateForced || len(quiz.received()) > 0 {
+		t.Errorf("the operator's gate is %q, and the app got %d requests", g, len(quiz.received()))
 	}
 }
 

@@ -16,9 +16,9 @@ import (
 // The subjects on which replicas tell each other of calls. Core NATS: what is
 // lost here costs a call the help of a sibling, and nothing else.
 const (
-	replicasAlive = "replicas.alive" // the replica's name, every beat
-	replicasTaken = "replicas.taken" // replica, reply subject, id: this call is mine
-	replicasDone  = "replicas.done"  // reply subject: this call is answered
+	replicasAlive = streams.Replicas + ".alive" // the replica's name, every beat
+	replicasTaken = streams.Replicas + ".taken" // replica, reply subject, id: this call is mine
+	replicasDone  = streams.Replicas + ".done"  // reply subject: this call is answered
 )
 
 const (
@@ -179,8 +179,8 @@ func (s *standby) read(msg *nats.Msg, now time.Time) {
 		// the call itself may take another way, and come later.
 		s.watch(string(msg.Data), now).end()
 	default:
-		if msg.Reply == "" {
-			return
+		if msg.Reply == "" || streams.Reserved(msg.Reply) {
+			return // nobody takes it
 		}
 		w := s.watch(msg.Reply, now)
 		if w.over {

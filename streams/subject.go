@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -39,6 +40,33 @@ const (
 	Notices  Kind = "notices"
 	Audits   Kind = "audit"
 )
+
+// Subjects beside those of endpoints.
+const (
+	// Replicas is the first token of what replicas tell each other.
+	Replicas = "replicas"
+	// Fallbacks is that of services that answer for apps (the handler
+	// "service"), where a NATS with permissions lets Backstop publish.
+	Fallbacks = "fallback"
+	// Retired is that of streams which take no events any more.
+	Retired = "retired"
+)
+
+// OwnWords are the first tokens of Backstop's own subjects.
+func OwnWords() []string {
+	return []string{
+		string(Events), string(Calls), string(Lanes), string(DLQ), string(Results), string(Attempts), string(Notices), string(Audits),
+		Replicas, Retired,
+	}
+}
+
+// Reserved tells whether a message on the subject means something to Backstop, to
+// NATS, or to services that answer for apps, so that no caller may choose that
+// we publish there.
+func Reserved(subject string) bool {
+	first, _, _ := strings.Cut(subject, ".")
+	return strings.HasPrefix(first, "$") || first == Fallbacks || slices.Contains(OwnWords(), first)
+}
 
 // NoApp is the app token in the dead-letter subject of a broadcast that no app
 // could receive. An app can't have this name: names start with a letter or digit.

@@ -226,7 +226,7 @@ func (t *Topology) EnsureEventConsumer(ctx context.Context, capability string) e
 }
 
 // retired is before the subject of a stream that takes no events any more.
-const retired = "retired."
+const retired = Retired + "."
 
 // RetireCapability makes publishing the capability's events fail at once, as
 // no app declares it any more. The stream stays for what it still holds, under

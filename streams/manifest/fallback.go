@@ -110,26 +110,11 @@ func checkSubject(s string) string {
 		return quote(s) + " is not a NATS subject: use words joined by '.', without spaces or wildcards, such as fallback.quiz"
 	case strings.HasPrefix(s, "$") || strings.HasPrefix(s, "_"):
 		return quote(s) + ` can't be used: subjects that start with "$" or "_" belong to NATS`
-	case slices.Contains(ownSubjects(), first):
+	case slices.Contains(streams.OwnWords(), first):
 		return quote(s) + " can't be used: subjects that start with " + first + ". are Backstop's own"
 	default:
 		return ""
 	}
-}
-
-// ownSubjects are the first words of Backstop's subjects.
-func ownSubjects() []string {
-	kinds := []streams.Kind{
-		streams.Events, streams.Calls, streams.Lanes, streams.DLQ, streams.Results, streams.Attempts, streams.Notices, streams.Audits,
-	}
-	words := []string{
-		"retired",  // where the stream of a capability rests that no app declares
-		"replicas", // what replicas tell each other
-	}
-	for _, k := range kinds {
-		words = append(words, string(k))
-	}
-	return words
 }
 
 func checkPointer(s string) string {
