@@ -281,7 +281,12 @@ func TestMissingCallbackIsNoticedAfterACrash(t *testing.T) {
 		o.must(err)
 		return revision != 0
 	}
-	o.must(o.js.DeleteStream(o.ctx, streams.NoticeStream)) // no notice can be stored
+	notices, err := o.js.Stream(o.ctx, streams.NoticeStream)
+	o.must(err)
+	tiny := notices.CachedInfo().Config
+	tiny.MaxMsgSize = 1 // no notice can be stored
+	_, err = o.js.UpdateStream(o.ctx, tiny)
+	o.must(err)
 	overdue()
 	tried := make(chan struct{}, 100)
 	sub, err := o.nc.Subscribe("notices.callback_missing", func(*nats.Msg) {
