@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"backstop/dispatcher"
 	"backstop/dispatcher/breaker"
 	"backstop/streams"
 	"backstop/streams/killpoint"
@@ -71,10 +72,10 @@ func (l *ownLane) work(ctx context.Context) (empty bool, err error) {
 	l.failures = 0
 	killpoint.Here(killpoint.LaneMade)
 	l.paused = until
-	if info := cons.CachedInfo(); info.Paused && !blocked {
-		// By a process that is gone: updating a durable doesn't end its pause,
-		// and one for an operator's breaker would last for ever.
-		l.paused = time.Now().Add(info.PauseRemaining)
+	if info := cons.CachedInfo(); info.Paused && !blocked { // updating a durable doesn't end its pause
+		if err := l.pausedElsewhere(ctx, info.PauseRemaining); err != nil {
+			return false, err
+		}
 	}
 	for ctx.Err() == nil {
 		wait, err := l.mayPull(ctx)
@@ -228,11 +229,8 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	if err != nil {
 		return false, err
 	}
-	if _, blocked := l.e.blocked(time.Now()); info.Paused && !blocked && info.PauseRemaining > 2*removalPause {
-		// By a replica that had its own reason and is gone: for an hour, as an
-		// app may ask (429), or for ever, for an operator's breaker. A shorter
-		// pause is that of one which removes the lane.
-		if _, err := l.p.js.ResumeConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer()); err != nil {
+	if _, blocked := l.e.blocked(time.Now()); info.Paused && !blocked {
+		if err := l.pausedElsewhere(ctx, info.PauseRemaining); err != nil {
 			return false, err
 		}
 	}
@@ -253,6 +251,23 @@ func (l *ownLane) look(ctx context.Context, cons jetstream.Consumer) (empty bool
 	empty, err = l.removeEmpty(ctx, cons)
 	killpoint.Here(killpoint.LaneRemoved)
 	return empty, err
+}
+
+// pausedElsewhere deals with a pause that this process has no reason for. What is
+// short is that of a replica which removes the lane. What an app may have asked
+// for (429) holds here as well, and whether who was asked is still there or not.
+// Longer is only one for an operator's breaker, by a replica that is gone.
+func (l *ownLane) pausedElsewhere(ctx context.Context, rest time.Duration) error {
+	switch {
+	case rest <= 2*removalPause:
+		return nil
+	case rest <= dispatcher.MaxRetryAfter+removalPause:
+		l.paused = time.Now().Add(rest)
+		l.e.pause(l.paused)
+		return nil
+	}
+	_, err := l.p.js.ResumeConsumer(ctx, streams.LaneStream, l.e.id.LaneConsumer())
+	return err
 }
 
 // removalPause is how long a lane hands nothing out while it is being removed:

@@ -297,7 +297,7 @@ func TestPauseOfADeadProcessEnds(t *testing.T) {
 	quiz := newApp(b, always(200))
 	b.apply("quiz", quiz.URL, quick, "analytics")
 	id := endpoint("analytics", "quiz")
-	_, err := b.js.CreateConsumer(b.ctx, streams.LaneStream, id.LaneConfig(time.Now().Add(time.Hour)))
+	_, err := b.js.CreateConsumer(b.ctx, streams.LaneStream, id.LaneConfig(time.Now().Add(1000*time.Hour)))
 	b.must(err)
 	_, err = b.js.PublishMsg(b.ctx, streams.Event{ID: "left", Origin: "x-1", EndpointID: id, Payload: []byte(`{}`), PublishedAt: time.Now()}.LaneMsg())
 	b.must(err)
@@ -319,12 +319,42 @@ func TestPauseOfAReplicaThatIsGoneEnds(t *testing.T) {
 	b.publishable("analytics")
 	b.publish(id, "e1", `{}`)
 	b.eventually("the lane to be worked off", func() bool { return b.lane(id) != nil && b.lane(id).Delivered.Consumer > 1 })
-	_, err := b.js.PauseConsumer(b.ctx, streams.LaneStream, id.LaneConsumer(), time.Now().Add(time.Hour))
+	_, err := b.js.PauseConsumer(b.ctx, streams.LaneStream, id.LaneConsumer(), time.Now().Add(100*time.Hour))
 	b.must(err)
 	quiz.setAnswer(always(200))
 	b.settled()
 	if dead := b.deadLetters(); len(dead) > 0 {
 		t.Errorf("dead letters: %+v", dead)
+	}
+}
+
+// What an app asked one replica for holds at the others as well, once they have
+// seen it: none ends the pause.
+func TestPauseHoldsAtAllReplicas(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	quiz := newApp(b, func(*http.Request) (int, http.Header, string) { return 429, http.Header{"Retry-After": {"60"}}, "" })
+	b.apply("quiz", quiz.URL, quick, "analytics")
+	b.start("r1")
+	b.start("r2")
+	id := endpoint("analytics", "quiz")
+	b.publishable("analytics")
+	b.publish(id, "e1", `{}`)
+	b.eventually("the lane to be paused", func() bool { i := b.lane(id); return i != nil && i.Paused })
+	for until := time.After(5 * time.Second); until != nil; { // the other one has a runner for it within 2 s
+		select {
+		case <-until:
+			until = nil
+		case <-time.After(100 * time.Millisecond):
+			if i := b.lane(id); i == nil || !i.Paused {
+				t.Fatalf("somebody ended the pause: %+v", i)
+			}
+		}
+	}
+	b.publish(id, "e2", `{}`)
+	b.eventually("the other event to be parked", func() bool { i := b.lane(id); return i != nil && i.NumPending+uint64(i.NumAckPending) == 2 })
+	if n := len(quiz.received()); n != 1 {
+		t.Errorf("the app got %d requests, want the one that it answered", n)
 	}
 }
 
