@@ -210,6 +210,6 @@ const serverSyncInterval = 2 * time.Minute
 // isRelaxed tells whether the stream with these messages asked not to be synced
 // with every one of them (PersistMode).
 func isRelaxed(msgs string) bool {
-	meta, err := os.ReadFile(filepath.Join(filepath.Dir(msgs), server.JetStreamMetaFile)) //nolint:gosec // in the operator's own directory
+	meta, err := os.ReadFile(filepath.Join(filepath.Dir(msgs), server.JetStreamMetaFile))
 	return err == nil && bytes.Contains(meta, []byte(`"persist_mode":"async"`))
 }

@@ -46,8 +46,7 @@ func publishError(err error, id EndpointID) error {
 // the same message will fail each time: it, or its headers, are larger than
 // NATS or the stream takes.
 func NeverFits(err error) bool {
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum || api.ErrorCode == headersTooLarge
 	}
 	return errors.Is(err, nats.ErrMaxPayload)

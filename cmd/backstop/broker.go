@@ -143,7 +143,7 @@ func (b *broker) storeBytes() int64 {
 // maxMsgSize is the most that an event may have with its headers, so that a
 // dead letter has room for its own below max_payload.
 func maxMsgSize(maxPayload int64) int32 {
-	return int32(min(max(maxPayload-64<<10, maxPayload/2), 1<<20))
+	return int32(min(max(maxPayload-64<<10, maxPayload/2), 1<<20)) //nolint:gosec // at most 1 MiB
 }
 
 // untilReachable runs do until it succeeds, as long as what fails is the
