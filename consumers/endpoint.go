@@ -60,6 +60,15 @@ func (e *endpoint) window() int {
 	return undeclaredWindow
 }
 
+// takes returns the declaration by which the endpoint takes events, nil when there
+// is none. What is in its own lane may have been a call.
+func (e *endpoint) takes(own bool) *declaration {
+	if d := e.declared.Load(); d != nil && (d.config.Async || own) {
+		return d
+	}
+	return nil
+}
+
 // wake tells the runner of the endpoint's own lane to look again.
 func (e *endpoint) wake() {
 	select {

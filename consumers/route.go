@@ -18,48 +18,42 @@ const (
 
 // unrouted handles an event for an endpoint that this process has not heard of.
 func (p *Pipeline) unrouted(d *delivery) {
-	switch declared, known := p.declaration(d.event.EndpointID, d.own); {
-	case !known:
-		d.abandon()
-	case declared == nil:
-		p.bury(d, streams.NoRoute, p.noRoute(d.event, p.fleet.declared(d.event.EndpointID) != nil), 0)
-	default:
+	if p.route(d) != nil {
 		p.place(p.fleet.get(d.event.EndpointID), d)
 	}
 }
 
-// declaration returns what a manifest declares of an endpoint, nil when none
-// has it take the event: one from its own lane may be a call's. The manifest may
-// have been applied a moment ago, before the event was published, and still be on its
-// way through the watch; so the bucket is asked before the event becomes a dead
-// letter, until it answers. Not known: it didn't before the process had to stop.
-func (p *Pipeline) declaration(id streams.EndpointID, own bool) (d *declaration, known bool) {
+// route returns the declaration by which the event's endpoint takes it. The
+// manifest may have been applied a moment ago, before the event was published,
+// and still be on its way through the watch; so the bucket is asked, until it
+// answers. When there is none, the event is a dead letter; nil also stands for a
+// process that must stop before anybody could say, and has given the event up.
+func (p *Pipeline) route(d *delivery) *declaration {
+	id := d.event.EndpointID
 	here := func() *declaration {
-		if e := p.fleet.declared(id); e != nil {
-			if d := e.declared.Load(); d != nil && (d.config.Async || own) {
-				return d
-			}
+		if e := p.fleet.lookup(id); e != nil {
+			return e.takes(d.own)
 		}
 		return nil
 	}
 	for {
-		if d := here(); d != nil {
-			return d, true
-		}
 		ctx, cancel := context.WithTimeout(p.work, routePatience)
 		config, err := p.stored(ctx, id)
-		switch {
-		case p.work.Err() != nil:
-			cancel()
-			return nil, false
-		case err == nil && (config == nil || !config.Async && !own):
-			cancel()
-			return here(), true // a manifest that was removed a moment ago may be here still
-		}
-		for here() == nil && ctx.Err() == nil {
+		none := err == nil && (config == nil || !config.Async && !d.own)
+		for !none && here() == nil && ctx.Err() == nil {
 			sleep(ctx, routeLook)
 		}
 		cancel()
+		switch declared := here(); {
+		case p.work.Err() != nil:
+			d.abandon()
+			return nil
+		case declared != nil: // a manifest that was removed a moment ago may be here still
+			return declared
+		case none:
+			p.bury(d, streams.NoRoute, p.noRoute(d.event, p.fleet.declared(id) != nil), 0)
+			return nil
+		}
 	}
 }
 

@@ -14,14 +14,11 @@ import (
 // attempt makes one attempt at an event and settles it. It runs on a goroutine
 // of the endpoint's mailbox.
 func (p *Pipeline) attempt(e *endpoint, d *delivery) {
-	declared, known := p.declaration(d.event.EndpointID, d.own)
-	switch {
-	case !known:
-		d.abandon()
-		return
-	case declared == nil:
-		p.bury(d, streams.NoRoute, p.noRoute(d.event, e.declared.Load() != nil), 0)
-		return
+	declared := e.takes(d.own)
+	if declared == nil {
+		if declared = p.route(d); declared == nil {
+			return
+		}
 	}
 	config := declared.config
 	switch now := p.clock.now(); {
