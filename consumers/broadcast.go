@@ -70,7 +70,7 @@ func (p *Pipeline) copyTo(ctx context.Context, e streams.Event, apps []string, d
 // copyFor stores one app's copy.
 func (p *Pipeline) copyFor(ctx context.Context, e streams.Event, app string) error {
 	_, err := p.js.PublishMsg(ctx, e.CopyMsg(app))
-	if !p.noRoom(ctx, e.Capability, err) {
+	if !p.takesNone(ctx, e.Capability, err) {
 		return err
 	}
 	// The capability's stream may be full of broadcasts that can't be
@@ -81,13 +81,12 @@ func (p *Pipeline) copyFor(ctx context.Context, e streams.Event, app string) err
 	return err
 }
 
-// noRoom tells, by a publish's error, whether the capability's stream has
+// takesNone tells, by a publish's error, whether the capability's stream has
 // reached its limit, or takes no events any more. That nobody has answered is
 // not enough: it is so while three servers elect a leader, too.
-func (p *Pipeline) noRoom(ctx context.Context, capability string, err error) bool {
-	var api *jetstream.APIError
+func (p *Pipeline) takesNone(ctx context.Context, capability string, err error) bool {
 	switch {
-	case errors.As(err, &api) && api.ErrorCode == streamFull:
+	case streams.StreamFull(err):
 		return true
 	case errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse):
 		open, err := p.cfg.Topology.Open(ctx, capability)

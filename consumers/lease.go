@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"backstop/streams"
 	"backstop/streams/bucket"
 )
 
@@ -29,7 +30,7 @@ func withLeaseOr(ctx context.Context, kv jetstream.KeyValue, name, replica strin
 	for ctx.Err() == nil {
 		revision, err := kv.Create(ctx, name, []byte(replica))
 		if err != nil {
-			if lacksRoom(err) {
+			if streams.LacksRoom(err) {
 				noRoom(ctx)
 			}
 			sleep(ctx, leaseRenew)
@@ -69,18 +70,4 @@ func holdLease(ctx context.Context, kv jetstream.KeyValue, name, replica string,
 			return // somebody else has it, or may soon
 		}
 	}
-}
-
-// JetStream's codes for what it has no room for: the account's or the server's
-// limits, and the stream's own.
-const (
-	accountFull = 10002
-	serverFull  = 10023
-	streamFull  = 10077
-)
-
-// lacksRoom tells whether something was not stored for want of room.
-func lacksRoom(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && (api.ErrorCode == accountFull || api.ErrorCode == serverFull || api.ErrorCode == streamFull)
 }

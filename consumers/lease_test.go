@@ -119,7 +119,7 @@ func TestNoRoomForALease(t *testing.T) {
 	for err == nil {
 		_, err = js.Publish(ctx, "full", make([]byte, 64<<10))
 	}
-	if !lacksRoom(err) {
+	if !streams.LacksRoom(err) {
 		t.Fatalf("the store is full: %v", err)
 	}
 	made := make(chan bool, 1)

@@ -25,7 +25,7 @@ func (p *Pipeline) park(e *endpoint, d *delivery) {
 	store := func(ctx context.Context) error { return p.parker.store(ctx, msg) }
 	err := p.tryStore("an event in its lane", e.id, func(ctx context.Context) error {
 		err := store(ctx)
-		if full = lacksRoom(err); full {
+		if full = streams.LacksRoom(err); full {
 			return nil
 		}
 		return err

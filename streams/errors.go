@@ -52,14 +52,34 @@ func NeverFits(err error) bool {
 	return errors.Is(err, nats.ErrMaxPayload)
 }
 
-// headersTooLarge is JetStream's code for headers of more than 64 KiB.
-const headersTooLarge = 10097
+// StreamFull tells whether a publish failed because the stream has reached its
+// own limit.
+func StreamFull(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == streamFull
+}
+
+// LacksRoom tells whether something was not stored for want of room, in the
+// stream or in all of NATS.
+func LacksRoom(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (api.ErrorCode == accountFull || api.ErrorCode == serverFull || api.ErrorCode == streamFull)
+}
+
+// JetStream's codes, as far as the library has no names for them.
+const (
+	accountFull     = 10002 // resource limits exceeded for account: so the embedded server refuses while its disk is full
+	serverFull      = 10023 // insufficient resources
+	storageFull     = 10047 // insufficient storage resources
+	streamFull      = 10077 // stream store failed: maximum bytes exceeded
+	headersTooLarge = 10097 // headers of more than 64 KiB
+)
 
 func storeError(api *jetstream.APIError) error {
 	switch api.ErrorCode {
-	case 10002: // resource limits exceeded for account: so the embedded server refuses while its disk is full
+	case accountFull:
 		return fmt.Errorf("%w: %w; the disk of NATS is full, or the account's share of it: try again when there is room", ErrStreamFull, api)
-	case 10077, 10023, 10047: // stream store failed (maximum bytes exceeded), insufficient resources, storage
+	case streamFull, serverFull, storageFull:
 		return fmt.Errorf("%w: %w; try again when apps have caught up", ErrStreamFull, api)
 	case jetstream.JSErrCodeStreamMessageExceedsMaximum:
 		return fmt.Errorf("%w: %w; at most %d KiB of JSON", ErrTooLarge, api, MaxPayload>>10)
