@@ -83,14 +83,19 @@ func (w *world) restart(what string, after time.Duration, nodes ...*node) {
 			n.kill()
 		}
 		pause(w.ctx, after)
-		for _, n := range nodes {
-			n.start()
-		}
-		for _, n := range nodes {
-			n.await()
-		}
-		pause(w.ctx, time.Second) // until everybody is connected again
+		w.startAgain(nodes...)
 	})
+}
+
+// startAgain starts servers that have ended.
+func (w *world) startAgain(nodes ...*node) {
+	for _, n := range nodes {
+		n.start()
+	}
+	for _, n := range nodes {
+		n.await()
+	}
+	pause(w.ctx, time.Second) // until everybody is connected again
 }
 
 // leader is the server that leads the stream that most events are in.

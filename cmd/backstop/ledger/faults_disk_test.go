@@ -144,12 +144,8 @@ func (w *world) nodesLosePower(what string, after time.Duration, nodes ...*node)
 		pause(w.ctx, after)
 		for _, n := range nodes {
 			n.disk.remount()
-			n.start()
 		}
-		for _, n := range nodes {
-			n.await()
-		}
-		pause(w.ctx, time.Second) // until everybody is connected again
+		w.startAgain(nodes...)
 	})
 }
 

@@ -99,8 +99,6 @@ func (w *world) lameDuck(n *node) {
 		if err := <-n.exited; err != nil {
 			w.problem("%s ended its lame duck mode with %v", n.name, err)
 		}
-		n.start()
-		n.await()
-		pause(w.ctx, time.Second) // until everybody is connected again
+		w.startAgain(n)
 	})
 }
