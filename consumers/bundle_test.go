@@ -194,6 +194,19 @@ func (b *bundle) eventually(what string, holds func() bool) {
 	}
 }
 
+// throughout checks over and over for a while that nothing happens.
+func (b *bundle) throughout(span time.Duration, check func()) {
+	b.Helper()
+	for over := time.After(span); ; {
+		select {
+		case <-over:
+			return
+		case <-time.After(100 * time.Millisecond):
+			check()
+		}
+	}
+}
+
 func (b *bundle) deadLetters() []streams.DeadLetter {
 	b.Helper()
 	var all []streams.DeadLetter

@@ -77,16 +77,11 @@ func TestEventsWaitForCallsAtTheBroker(t *testing.T) {
 	b.must(p.Enqueue(b.ctx, streams.Event{ID: "queued", EndpointID: endpoint("score", "quiz"), Payload: []byte(`{}`)}))
 	id := endpoint("score", "quiz")
 	b.eventually("its lane", func() bool { return b.lane(id) != nil })
-	for until := time.After(3 * time.Second); until != nil; {
-		select {
-		case <-until:
-			until = nil
-		case <-time.After(100 * time.Millisecond):
-			if n := b.lane(id).Delivered.Consumer; n > 1 {
-				t.Fatalf("the event was handed out %d times while a call was made", n)
-			}
+	b.throughout(3*time.Second, func() {
+		if n := b.lane(id).Delivered.Consumer; n > 1 {
+			t.Fatalf("the event was handed out %d times while a call was made", n)
 		}
-	}
+	})
 	close(release)
 	<-answered
 	b.eventually("the event", func() bool { return quiz.byID()["queued"] == 1 })

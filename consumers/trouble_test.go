@@ -341,16 +341,11 @@ func TestPauseHoldsAtAllReplicas(t *testing.T) {
 	b.publishable("analytics")
 	b.publish(id, "e1", `{}`)
 	b.eventually("the lane to be paused", func() bool { i := b.lane(id); return i != nil && i.Paused })
-	for until := time.After(5 * time.Second); until != nil; { // the other one has a runner for it within 2 s
-		select {
-		case <-until:
-			until = nil
-		case <-time.After(100 * time.Millisecond):
-			if i := b.lane(id); i == nil || !i.Paused {
-				t.Fatalf("somebody ended the pause: %+v", i)
-			}
+	b.throughout(5*time.Second, func() { // the other one has a runner for it within 2 s
+		if i := b.lane(id); i == nil || !i.Paused {
+			t.Fatalf("somebody ended the pause: %+v", i)
 		}
-	}
+	})
 	b.publish(id, "e2", `{}`)
 	b.eventually("the other event to be parked", func() bool { i := b.lane(id); return i != nil && i.NumPending+uint64(i.NumAckPending) == 2 })
 	if n := len(quiz.received()); n != 1 {

@@ -53,17 +53,7 @@ func startAccounts(t *testing.T) *accounts {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts.NoSigs, opts.NoLog = true, true
-	srv, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(30 * time.Second) {
-		t.Fatal("the server did not start")
-	}
-	return &accounts{t, srv.ClientURL()}
+	return &accounts{t, runNATS(t, opts).ClientURL()}
 }
 
 // serve runs the pipeline as the user backstop, and returns what it logs.

@@ -23,17 +23,24 @@ import (
 // startNATS starts a server that the operator runs, and returns its address.
 func startNATS(t *testing.T, opts *server.Options) string {
 	t.Helper()
-	opts.Host, opts.Port, opts.NoSigs, opts.NoLog = "127.0.0.1", server.RANDOM_PORT, true, true
+	opts.Host, opts.Port = "127.0.0.1", server.RANDOM_PORT
+	return runNATS(t, opts).ClientURL()
+}
+
+// runNATS runs a server by the options as they are until the test ends.
+func runNATS(t *testing.T, opts *server.Options) *server.Server {
+	t.Helper()
+	opts.NoSigs, opts.NoLog = true, true
 	s, err := server.NewServer(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(30 * time.Second) {
 		t.Fatal("the NATS server doesn't start")
 	}
-	return s.ClientURL()
+	return s
 }
 
 // To a request, a missing permission looks like a server that doesn't answer:

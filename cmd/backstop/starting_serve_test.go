@@ -64,16 +64,8 @@ func TestServeOutlivesItsNATSWhileItStarts(t *testing.T) {
 // delivered nothing.
 func TestServeEndsWhenItsConnectionIsClosed(t *testing.T) {
 	cleanEnvironment(t)
-	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
-	srv, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(30 * time.Second) {
-		t.Fatal("the server did not start")
-	}
+	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir()}
+	srv := runNATS(t, opts)
 	cfg := defaultConfig()
 	cfg.NATSURL, cfg.DataDir, cfg.HTTPAddr = srv.ClientURL(), t.TempDir(), "127.0.0.1:0"
 	if err := cfg.derive(); err != nil {
@@ -81,7 +73,7 @@ func TestServeEndsWhenItsConnectionIsClosed(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	err = serve(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)), func(running) {
+	err := serve(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)), func(running) {
 		strict := opts.Clone()
 		strict.MaxControlLine = 16 // whatever serve says next is too long
 		if err := srv.ReloadOptions(strict); err != nil {
